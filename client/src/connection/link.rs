@@ -1,0 +1,259 @@
+//! One session with a server: from the greeting to its end.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use persist_pubsub_proto::{v0 as proto_v0, v1 as proto_v1};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tonic::Streaming;
+
+use super::dial::{self, Line};
+use super::gate::{Gate, LinkId, Terms};
+use super::outgoing::Outgoing;
+use super::wire::{Inbound, Refusal, reason};
+use super::{v0, v1};
+use crate::config::{Config, WirePreference};
+use crate::event::{Reason, ServerInfo, Wire};
+use crate::interest::Bounds;
+use crate::shared::{Shared, lock};
+
+/// After so many intervals without a sign the server is given up
+/// (`Heartbeat` of the protocol).
+const SILENT_INTERVALS: u32 = 3;
+
+/// An open session. Dropping it cuts the stream and takes its view of the
+/// interest away.
+pub(super) struct Link {
+    pub(super) id: LinkId,
+    pub(super) wire: Wire,
+    pub(super) server: ServerInfo,
+    pub(super) since: Instant,
+    pub(super) gate: Arc<Gate>,
+    shared: Arc<Shared>,
+    incoming: Incoming,
+    silence: Option<Silence>,
+    dropped: oneshot::Receiver<()>,
+    _line: Line,
+}
+
+enum Incoming {
+    V0(Streaming<proto_v0::ProtoPubSubMessage>),
+    V1(Streaming<proto_v1::SessionResponse>),
+}
+
+/// Watches for a server that says nothing.
+struct Silence {
+    most: Duration,
+    until: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Link {
+    /// Connects and greets. One attempt, bounded in time.
+    pub(super) async fn open(
+        config: Arc<Config>,
+        shared: Arc<Shared>,
+        id: LinkId,
+    ) -> Result<Box<Self>, Refusal> {
+        let line = dial::dial(&config).await.map_err(Refusal::Failed)?;
+        let most = config.handshake_timeout;
+        timeout(most, Self::greet(&config, &shared, id, line))
+            .await
+            .unwrap_or_else(|_| Err(Refusal::Failed(Reason::HandshakeTimeout(most))))
+    }
+
+    async fn greet(
+        config: &Config,
+        shared: &Arc<Shared>,
+        id: LinkId,
+        line: Line,
+    ) -> Result<Box<Self>, Refusal> {
+        let auto = config.wire == WirePreference::Auto;
+        let greeted = match config.wire {
+            WirePreference::V0 => greet_v0(config, shared, id, &line).await?,
+            _ => match greet_v1(config, shared, id, &line).await {
+                Err(Refusal::Unimplemented(_)) if auto => {
+                    let greeted = greet_v0(config, shared, id, &line).await?;
+                    tracing::info!(
+                        server = %config.endpoint,
+                        "the pubsub server does not have v1: speaking v0 to it"
+                    );
+                    greeted
+                }
+                greeted => greeted?,
+            },
+        };
+        let link = Box::new(Self {
+            id,
+            wire: greeted.wire,
+            server: greeted.server,
+            since: Instant::now(),
+            gate: Arc::clone(&greeted.gate),
+            shared: Arc::clone(shared),
+            incoming: greeted.incoming,
+            silence: greeted.terms.heartbeat.map(Silence::new),
+            dropped: greeted.dropped,
+            _line: line,
+        });
+        let gate = Arc::clone(&greeted.gate);
+        lock(&shared.interest).attach(id, link.wire, greeted.bounds, gate);
+        link.gate.open(greeted.terms);
+        Ok(link)
+    }
+
+    /// What the server says next, or why nothing will come any more.
+    /// Cancelling it loses nothing.
+    pub(super) async fn next(&mut self) -> Result<Inbound, Reason> {
+        let Self {
+            incoming, silence, ..
+        } = self;
+        tokio::select! {
+            biased;
+            message = incoming.next() => {
+                if let Some(silence) = silence {
+                    silence.heard();
+                }
+                message
+            }
+            reason = watch(silence.as_mut()) => Err(reason),
+        }
+    }
+
+    /// The host made us wait: the server is not to be blamed for it.
+    pub(super) fn excuse(&mut self) {
+        if let Some(silence) = &mut self.silence {
+            silence.heard();
+        }
+    }
+
+    /// Resolves when the network has let go of the writing half, which also
+    /// shows while nothing is read. To be polled until then, not after.
+    pub(super) async fn broken(&mut self) {
+        let _ = (&mut self.dropped).await;
+    }
+}
+
+/// A greeting that was answered.
+struct Greeted {
+    wire: Wire,
+    server: ServerInfo,
+    terms: Terms,
+    bounds: Bounds,
+    gate: Arc<Gate>,
+    incoming: Incoming,
+    dropped: oneshot::Receiver<()>,
+}
+
+async fn greet_v1(
+    config: &Config,
+    shared: &Arc<Shared>,
+    id: LinkId,
+    line: &Line,
+) -> Result<Greeted, Refusal> {
+    let gate = Arc::new(Gate::default());
+    let (sender, dropped) = oneshot::channel();
+    let outgoing = Outgoing::new(
+        Arc::clone(shared),
+        Arc::clone(&gate),
+        id,
+        Some(v1::hello(config)),
+        v1::encode,
+        sender,
+    );
+    let (incoming, welcome) = v1::open(line.channel.clone(), outgoing).await?;
+    Ok(Greeted {
+        wire: Wire::V1,
+        server: welcome.server,
+        terms: welcome.terms,
+        bounds: welcome.bounds,
+        gate,
+        incoming: Incoming::V1(incoming),
+        dropped,
+    })
+}
+
+async fn greet_v0(
+    config: &Config,
+    shared: &Arc<Shared>,
+    id: LinkId,
+    line: &Line,
+) -> Result<Greeted, Refusal> {
+    let gate = Arc::new(Gate::default());
+    let (sender, dropped) = oneshot::channel();
+    let outgoing = Outgoing::new(
+        Arc::clone(shared),
+        Arc::clone(&gate),
+        id,
+        None,
+        v0::encode,
+        sender,
+    );
+    let incoming = v0::open(line.channel.clone(), &config.client_name, outgoing).await?;
+    Ok(Greeted {
+        wire: Wire::V0,
+        server: ServerInfo::default(),
+        terms: v0::TERMS,
+        bounds: v0::BOUNDS,
+        gate,
+        incoming: Incoming::V0(incoming),
+        dropped,
+    })
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        lock(&self.shared.interest).detach(self.id);
+    }
+}
+
+impl Incoming {
+    async fn next(&mut self) -> Result<Inbound, Reason> {
+        let inbound = match self {
+            Self::V0(stream) => stream.message().await.map(|m| m.map(v0::decode)),
+            Self::V1(stream) => stream.message().await.map(|m| m.map(v1::decode)),
+        };
+        match inbound {
+            Ok(Some(inbound)) => Ok(inbound),
+            Ok(None) => Err(Reason::Ended),
+            Err(status) => Err(reason(&status)),
+        }
+    }
+}
+
+impl Silence {
+    fn new(interval: Duration) -> Self {
+        let most = interval.saturating_mul(SILENT_INTERVALS);
+        let until = Instant::now() + most;
+        Self {
+            most,
+            until,
+            timer: Box::pin(sleep_until(until)),
+        }
+    }
+
+    fn heard(&mut self) {
+        self.until = Instant::now() + self.most;
+    }
+}
+
+/// Resolves when the server was silent for too long. The timer is not moved
+/// with every message: when it goes off, it is set for the rest.
+async fn watch(silence: Option<&mut Silence>) -> Reason {
+    let Some(silence) = silence else {
+        return std::future::pending().await;
+    };
+    std::future::poll_fn(|cx| {
+        while silence.timer.as_mut().poll(cx).is_ready() {
+            if silence.until <= Instant::now() {
+                return std::task::Poll::Ready(());
+            }
+            silence.timer.as_mut().reset(silence.until);
+        }
+        std::task::Poll::Pending
+    })
+    .await;
+    Reason::Silent(silence.most)
+}

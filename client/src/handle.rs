@@ -1,0 +1,105 @@
+//! What the host calls.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use persist_pubsub_proto::{MAX_SEQNO, ShardId};
+
+use crate::config::Mode;
+use crate::outbox::Push;
+use crate::shared::{Held, Shared, lock, unix_time};
+use crate::stats::Stats;
+use crate::token::Subscription;
+
+/// A cheap handle on one connection: clone it, share it, call it from any
+/// thread, inside a runtime or not. No call waits for the network or fails
+/// because of it.
+///
+/// When every `Client` and every [`Subscription`] is gone the connection
+/// ends: what waits to be sent is sent if there is a session, for at most 5
+/// seconds, and [`Events`](crate::Events) ends.
+#[derive(Clone)]
+pub struct Client {
+    held: Arc<Held>,
+}
+
+impl Client {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            held: Arc::new(Held(shared)),
+        }
+    }
+
+    /// Says that `diff` was committed to `shard` at `seqno` (`Publish` of the
+    /// protocol). Advisory: it is not acknowledged.
+    ///
+    /// Without a session it waits in a buffer of bounded size; of what does
+    /// not fit, the oldest is dropped, and its seqno is announced without the
+    /// diff as soon as there is a session, so that subscribers fetch. So is
+    /// what may have been lost with a connection. A v0 server cannot be told
+    /// that.
+    ///
+    /// Dropped and counted at once: with [`Mode::ReadOnly`], after the end
+    /// ([`Event::Fenced`](crate::Event::Fenced), or `Events` gone), and with a
+    /// seqno above 2^63 - 1, which every server refuses.
+    pub fn push_diff(&self, shard: &ShardId, seqno: u64, diff: Bytes) {
+        let shared = &self.held.0;
+        shared.stats.pushes.one();
+        if shared.mode == Mode::ReadOnly || seqno > MAX_SEQNO {
+            shared.stats.pushes_dropped.one();
+            return;
+        }
+        let push = Push {
+            shard: *shard,
+            seqno,
+            committed: u64::try_from(unix_time().as_nanos()).unwrap_or(0),
+            diff: Some(diff),
+        };
+        lock(&shared.outbox).push(push, &shared.stats);
+    }
+
+    /// Asks for the diffs of `shard`, from now on and across reconnects,
+    /// until the last of its tokens is dropped (`Subscribe` of the protocol).
+    ///
+    /// A first token begins a subscription, which the server's answer turns
+    /// into an [`Event::Resync`](crate::Event::Resync): whatever is above its
+    /// `highest` comes as a diff or a gap. Further tokens share it; nothing is
+    /// told again for them. After the last token is gone, what it still brings
+    /// is not delivered, not even if the shard is subscribed again at once:
+    /// that is a new subscription.
+    #[must_use = "dropping the token gives the subscription back"]
+    pub fn subscribe(&self, shard: &ShardId) -> Subscription {
+        self.begin(shard, None)
+    }
+
+    /// As [`subscribe`](Self::subscribe), for a host that has the shard's
+    /// state at `seqno`: what is above it comes, or a gap, and no `Resync` if
+    /// the server knows the shard. If the shard is subscribed already, the
+    /// running subscription is shared, and `seqno` makes no difference.
+    ///
+    /// A seqno above 2^63 - 1 is no state: it is taken as none.
+    #[must_use = "dropping the token gives the subscription back"]
+    pub fn subscribe_from(&self, shard: &ShardId, seqno: u64) -> Subscription {
+        self.begin(shard, (seqno <= MAX_SEQNO).then_some(seqno))
+    }
+
+    /// The counters, now.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.held.0.stats.snapshot()
+    }
+
+    fn begin(&self, shard: &ShardId, have: Option<u64>) -> Subscription {
+        lock(&self.held.0.interest).subscribe(*shard, have);
+        Subscription::new(Arc::clone(&self.held), *shard)
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("stats", &self.stats())
+            .finish()
+    }
+}
