@@ -1,0 +1,84 @@
+//! What happens on shards, as a stream.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use persist_pubsub_proto::ShardId;
+use persist_pubsub_proto::admin_v1::{ShardEvent, WatchShardsResponse};
+use tokio::sync::{broadcast, watch};
+use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
+use tokio_stream::wrappers::{BroadcastStream, WatchStream};
+use tokio_stream::{Stream, StreamExt};
+use tonic::Status;
+
+use crate::clock;
+use crate::drain::DrainState;
+use crate::happening::{Happening, What};
+use crate::topic::Verdict;
+
+/// The happenings of one shard, or of all; of one environment, or of all
+/// (empty). Ends when the server is closed.
+pub(super) fn shards(
+    happenings: broadcast::Receiver<Happening>,
+    environment: String,
+    shard: Option<ShardId>,
+    drain: watch::Receiver<DrainState>,
+) -> impl Stream<Item = Result<WatchShardsResponse, Status>> {
+    let events = BroadcastStream::new(happenings).filter_map(move |happening| match happening {
+        Ok(h) => {
+            let wanted = (environment.is_empty() || h.environment.name() == environment)
+                && shard.is_none_or(|shard| shard == h.shard);
+            wanted.then(|| Some(Ok(show(&h))))
+        }
+        Err(BroadcastStreamRecvError::Lagged(missed)) => Some(Some(Ok(WatchShardsResponse {
+            at: Some(clock::timestamp(SystemTime::now())),
+            event: ShardEvent::Missed.into(),
+            missed,
+            ..WatchShardsResponse::default()
+        }))),
+    });
+    let closed =
+        WatchStream::new(drain).filter_map(|state| (state == DrainState::Closed).then_some(None));
+    events.merge(closed).map_while(|event| event)
+}
+
+fn show(h: &Happening) -> WatchShardsResponse {
+    let now = SystemTime::now();
+    let event = match h.what {
+        What::Announced => ShardEvent::Announced,
+        What::Gapped => ShardEvent::Gapped,
+        What::Subscribed => ShardEvent::Subscribed,
+        What::Unsubscribed => ShardEvent::Unsubscribed,
+        What::Published(verdict) => match verdict {
+            Verdict::InOrder | Verdict::Gapped(_) | Verdict::Adopted => ShardEvent::Published,
+            Verdict::Held => ShardEvent::HeldBack,
+            Verdict::FilledLate => ShardEvent::FilledLate,
+            Verdict::Duplicate => ShardEvent::Duplicate,
+            Verdict::Doubted => ShardEvent::Doubted,
+        },
+    };
+    WatchShardsResponse {
+        at: Some(clock::timestamp(now)),
+        event: event.into(),
+        environment: h.environment.name().to_owned(),
+        shard_id: h.shard.to_string(),
+        seqno: h.seqno,
+        diff_bytes: h.diff_bytes as u64,
+        session_id: h.session.unwrap_or(0),
+        latency: h.committed_unix_nanos.map(|stamp| latency(now, stamp)),
+        missed: 0,
+    }
+}
+
+/// From a stamp until now; negative if the stamp is of the future.
+fn latency(now: SystemTime, stamp: u64) -> prost_types::Duration {
+    const NANOS: i128 = 1_000_000_000;
+    let now = now
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| i128::try_from(d.as_nanos()).unwrap_or(i128::MAX));
+    let nanos = now - i128::from(stamp);
+    prost_types::Duration {
+        // Both are 64-bit counts of nanoseconds: their difference fits.
+        seconds: i64::try_from(nanos / NANOS).unwrap_or_default(),
+        nanos: i32::try_from(nanos % NANOS).unwrap_or_default(),
+    }
+}

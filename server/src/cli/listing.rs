@@ -1,0 +1,258 @@
+//! `persist-pubsub sessions` and `persist-pubsub shards`.
+
+use std::io::Write;
+use std::time::{Duration, SystemTime};
+
+use clap::Args;
+use persist_pubsub_proto::admin_v1::{ListSessionsRequest, ListShardsRequest, Session, Shard};
+use serde_json::{Value, json};
+
+use super::target::AdminPort;
+use super::{Failure, Format};
+
+/// Rows asked for at a time.
+const PAGE: u32 = 1000;
+
+#[derive(Debug, Args)]
+pub(crate) struct SessionsArgs {
+    #[command(flatten)]
+    admin: AdminPort,
+    #[command(flatten)]
+    list: ListArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShardsArgs {
+    #[command(flatten)]
+    admin: AdminPort,
+    #[command(flatten)]
+    list: ListArgs,
+    /// Only shards whose id begins so
+    #[arg(value_name = "PREFIX", default_value = "")]
+    prefix: String,
+}
+
+#[derive(Debug, Args)]
+struct ListArgs {
+    /// Only this environment
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "PERSIST_PUBSUB_ENVIRONMENT",
+        default_value = ""
+    )]
+    environment: String,
+    /// How rows are printed
+    #[arg(long, env = "PERSIST_PUBSUB_FORMAT", default_value = "text")]
+    format: Format,
+    /// At most so many rows
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "PERSIST_PUBSUB_LIMIT",
+        default_value_t = 1000
+    )]
+    limit: usize,
+}
+
+pub(super) async fn sessions(args: SessionsArgs) -> Result<(), Failure> {
+    let mut client = args.admin.connect().await?;
+    let mut rows = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let page = client
+            .list_sessions(ListSessionsRequest {
+                environment: args.list.environment.clone(),
+                page_size: PAGE,
+                page_token,
+            })
+            .await?
+            .into_inner();
+        rows.extend(page.sessions);
+        page_token = page.next_page_token;
+        if page_token.is_empty() || rows.len() >= args.list.limit {
+            break;
+        }
+    }
+    rows.truncate(args.list.limit);
+    match args.list.format {
+        Format::Json => print_lines(rows.iter().map(session_json)),
+        Format::Text => table(
+            &[
+                "ID",
+                "WIRE",
+                "CALLER",
+                "ENVIRONMENT",
+                "GEN",
+                "ROLE",
+                "MODE",
+                "ADDRESS",
+                "FOR",
+                "SUBS",
+                "IN",
+                "OUT",
+                "BEHIND",
+                "MISSED",
+            ],
+            rows.iter().map(session_row),
+        ),
+    }
+}
+
+pub(super) async fn shards(args: ShardsArgs) -> Result<(), Failure> {
+    let mut client = args.admin.connect().await?;
+    let mut rows = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let page = client
+            .list_shards(ListShardsRequest {
+                environment: args.list.environment.clone(),
+                shard_prefix: args.prefix.clone(),
+                page_size: PAGE,
+                page_token,
+            })
+            .await?
+            .into_inner();
+        rows.extend(page.shards);
+        page_token = page.next_page_token;
+        if page_token.is_empty() || rows.len() >= args.list.limit {
+            break;
+        }
+    }
+    rows.truncate(args.list.limit);
+    match args.list.format {
+        Format::Json => print_lines(rows.iter().map(shard_json)),
+        Format::Text => table(
+            &[
+                "ENVIRONMENT",
+                "SHARD",
+                "HEAD",
+                "RETAINED",
+                "DIFFS",
+                "BYTES",
+                "HELD",
+                "SUBSCRIBERS",
+                "RATE/S",
+            ],
+            rows.iter().map(shard_row),
+        ),
+    }
+}
+
+fn since(at: Option<prost_types::Timestamp>) -> String {
+    let since = at
+        .and_then(|at| SystemTime::try_from(at).ok())
+        .and_then(|at| at.elapsed().ok())
+        .unwrap_or_default();
+    humantime::format_duration(Duration::from_secs(since.as_secs())).to_string()
+}
+
+fn optional(n: Option<u64>) -> String {
+    n.map_or_else(|| "-".to_owned(), |n| n.to_string())
+}
+
+fn bytes(n: u64) -> String {
+    bytesize::ByteSize(n).to_string()
+}
+
+fn session_row(s: &Session) -> Vec<String> {
+    let behind = s
+        .behind_for
+        .and_then(|d| Duration::try_from(d).ok())
+        .map_or_else(
+            || "-".to_owned(),
+            |d| format!("{} shards, {} ms", s.shards_behind, d.as_millis()),
+        );
+    let dash = |text: &str| if text.is_empty() { "-" } else { text }.to_owned();
+    vec![
+        s.session_id.to_string(),
+        s.wire_version.clone(),
+        dash(&s.caller_id),
+        dash(&s.environment),
+        optional(s.generation),
+        dash(&s.role),
+        s.mode.clone(),
+        s.address.clone(),
+        since(s.connected_since),
+        s.subscriptions.to_string(),
+        format!("{} ({})", s.diffs_in, bytes(s.bytes_in)),
+        format!("{} ({})", s.diffs_out, bytes(s.bytes_out)),
+        behind,
+        s.diffs_missed.to_string(),
+    ]
+}
+
+fn session_json(s: &Session) -> Value {
+    json!({
+        "session_id": s.session_id, "wire_version": s.wire_version, "caller_id": s.caller_id,
+        "environment": s.environment, "generation": s.generation, "role": s.role, "mode": s.mode,
+        "client_version": s.client_version, "address": s.address,
+        "connected_since": s.connected_since.map(|t| t.to_string()),
+        "subscriptions": s.subscriptions, "diffs_in": s.diffs_in, "bytes_in": s.bytes_in,
+        "diffs_out": s.diffs_out, "bytes_out": s.bytes_out, "shards_behind": s.shards_behind,
+        "behind_for": s.behind_for.map(|d| d.to_string()), "diffs_missed": s.diffs_missed,
+    })
+}
+
+fn shard_row(s: &Shard) -> Vec<String> {
+    let retained = match (s.oldest_seqno, s.newest_seqno) {
+        (Some(oldest), Some(newest)) => format!("{oldest}-{newest}"),
+        _ => "-".to_owned(),
+    };
+    vec![
+        s.environment.clone(),
+        s.shard_id.clone(),
+        optional(s.head_seqno),
+        retained,
+        s.log_entries.to_string(),
+        bytes(s.log_bytes),
+        s.held_back.to_string(),
+        s.subscribers.to_string(),
+        format!("{:.1}", s.diffs_per_second),
+    ]
+}
+
+fn shard_json(s: &Shard) -> Value {
+    json!({
+        "environment": s.environment, "shard_id": s.shard_id, "head_seqno": s.head_seqno,
+        "oldest_seqno": s.oldest_seqno, "newest_seqno": s.newest_seqno,
+        "log_entries": s.log_entries, "log_bytes": s.log_bytes, "held_back": s.held_back,
+        "subscribers": s.subscribers, "diffs_per_second": s.diffs_per_second,
+    })
+}
+
+fn print_lines(rows: impl Iterator<Item = Value>) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    for row in rows {
+        if writeln!(out, "{row}").is_err() {
+            // A pipe that was closed: nobody wants more.
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Columns as wide as their widest cell.
+fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Result<(), Failure> {
+    let head: Vec<String> = head.iter().map(|&cell| cell.to_owned()).collect();
+    let rows: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
+    let mut widths: Vec<usize> = Vec::new();
+    for row in &rows {
+        widths.resize(widths.len().max(row.len()), 0);
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut out = std::io::stdout().lock();
+    for row in &rows {
+        let line: String = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, &width)| format!("{cell:<width$}  "))
+            .collect();
+        if writeln!(out, "{}", line.trim_end()).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}

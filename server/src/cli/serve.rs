@@ -1,0 +1,79 @@
+//! `persist-pubsub serve`.
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use super::{Failure, ServeArgs};
+use crate::app::{self, Server, StartError};
+use crate::config::InvalidConfig;
+use crate::drain::DrainOutcome;
+use crate::logging::{self, LogFormat};
+
+pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
+    logging::init(args.log.log_format, &args.log.log_filter).map_err(|e| InvalidConfig {
+        flag: "--log-filter",
+        value: args.log.log_filter.clone(),
+        allowed: format!("a level (error, warn, info, debug, trace), or module=level,...: {e}"),
+    })?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = app::start(args.config, async {
+        // The sender goes only when this process does.
+        let _ = stopped.await;
+    })
+    .await
+    .map_err(|e| match e {
+        StartError::Config(e) => Failure::from(e),
+        e => Failure::from(e),
+    })?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        listen = %server.data_addr(),
+        admin_listen = %server.admin_addr(),
+        "serving"
+    );
+    if args.log.log_format == LogFormat::Text {
+        greet(&server);
+    }
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: draining; a second signal ends at once"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: draining; a second signal ends at once"),
+    }
+    let _ = stop.send(());
+    tokio::select! {
+        outcome = server.wait() => {
+            match outcome {
+                DrainOutcome::Complete => tracing::info!("stopped; every stream had ended"),
+                DrainOutcome::DeadlinePassed(streams) => {
+                    tracing::warn!(streams, "stopped at --drain-timeout; the streams left were cut");
+                }
+            }
+            Ok(())
+        }
+        _ = terminate.recv() => Err("ended at once by a second signal".into()),
+        _ = interrupt.recv() => Err("ended at once by a second signal".into()),
+    }
+}
+
+/// Where it serves and what to try, for somebody at a terminal.
+fn greet(server: &Server) {
+    let (data, admin) = (server.data_addr(), server.admin_addr());
+    // As it was called: under cargo it is not on the path.
+    let program = std::env::args().next();
+    let program = program.as_deref().unwrap_or("persist-pubsub");
+    println!(
+        "\
+persist-pubsub {version} serves
+  data port   {data}   gRPC: persist pubsub v0 and v1, health, reflection
+  admin port  {admin}   gRPC: Admin, reflection; HTTP: /metrics /livez /readyz
+
+Try, in another terminal:
+  {program} tap --server http://{data} s42344d73-94f1-48b1-a33b-0892cb4ebbb7
+  {program} push --server http://{data} s42344d73-94f1-48b1-a33b-0892cb4ebbb7 1 hello
+  {program} sessions --admin http://{admin}
+  grpcurl -plaintext {data} list
+Ctrl-C drains and stops.",
+        version = env!("CARGO_PKG_VERSION"),
+    );
+}

@@ -1,0 +1,296 @@
+//! The data port: accepts, and keeps each connection within its bounds.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::service::Routes;
+use tower::Service;
+
+use crate::drain::{Drain, DrainState};
+use crate::logging::LogGate;
+use crate::metrics::ListenerMetrics;
+use crate::service::Connection;
+
+/// How often a connection looks at its clocks.
+const TICK: Duration = Duration::from_secs(1);
+/// Backoff after a failure to accept: doubles from the first to the longest.
+const FIRST_BACKOFF: Duration = Duration::from_millis(5);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
+/// A peer may open so many bytes of streams ahead of what is read of them.
+/// h2 also budgets small frames by the connection's window.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Bytes that a stream's peer has not taken yet; behind it, the outbox is not
+/// polled.
+const SEND_BUFFER: usize = 256 * 1024;
+/// Streams that a peer reset before they were accepted; more close its
+/// connection.
+const MAX_PENDING_RESETS: usize = 32;
+/// Streams that this end reset because of the peer's errors; likewise.
+const MAX_ERROR_RESETS: usize = 256;
+
+/// Where connections come from: TCP, or something simulated.
+pub(crate) trait Accept: Send + 'static {
+    /// A connection.
+    type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+
+    /// Waits for the next connection. Cancel safe.
+    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Io, SocketAddr)>> + Send;
+}
+
+impl Accept for TcpListener {
+    type Io = TcpStream;
+
+    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+        let (stream, peer) = TcpListener::accept(self).await?;
+        // Diffs are small and urgent.
+        stream.set_nodelay(true)?;
+        Ok((stream, peer))
+    }
+}
+
+/// Bounds of connections.
+#[derive(Clone, Debug)]
+pub(crate) struct ConnectionLimits {
+    pub(crate) max_connections: usize,
+    pub(crate) max_streams_per_connection: u32,
+    pub(crate) max_header_bytes: u32,
+    /// A connection has to bring its first request within this.
+    pub(crate) handshake_timeout: Duration,
+    /// A connection without streams is closed after this.
+    pub(crate) idle_timeout: Duration,
+    /// HTTP/2 pings: how often, and how long an answer may take.
+    pub(crate) keepalive: Duration,
+    pub(crate) keepalive_timeout: Duration,
+}
+
+/// Accepts until the drain is over, then lets the connections go. Drop it to
+/// cut them.
+pub(crate) async fn serve(
+    mut listener: impl Accept,
+    routes: Routes,
+    limits: ConnectionLimits,
+    metrics: ListenerMetrics,
+    drain: Drain,
+) {
+    let routes = routes.prepare();
+    let mut state = drain.watch();
+    let mut connections = JoinSet::new();
+    let mut backoff = FIRST_BACKOFF;
+    let gate = LogGate::new(5, Duration::from_secs(60));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = state.wait_for(|&s| s == DrainState::Closed) => break,
+            // Reaps those that ended.
+            Some(_) = connections.join_next() => continue,
+        };
+        match accepted {
+            Ok((io, peer)) => {
+                backoff = FIRST_BACKOFF;
+                metrics.accepted.inc();
+                if connections.len() >= limits.max_connections {
+                    metrics.refused.inc();
+                    if let Some(unlogged) = gate.admit(Instant::now()) {
+                        tracing::warn!(%peer, unlogged, max = limits.max_connections, "connection refused: too many (--max-connections)");
+                    }
+                    continue;
+                }
+                connections.spawn(connection(
+                    io,
+                    peer,
+                    routes.clone(),
+                    limits.clone(),
+                    metrics.clone(),
+                    drain.clone(),
+                ));
+            }
+            Err(error) => {
+                // Out of file descriptors, or a peer that went before it was
+                // accepted: either way the next attempt may succeed.
+                metrics.accept_errors.inc();
+                if let Some(unlogged) = gate.admit(Instant::now()) {
+                    tracing::warn!(%error, unlogged, "cannot accept a connection");
+                }
+                tokio::time::sleep(backoff).await;
+                backoff = (backoff * 2).min(LONGEST_BACKOFF);
+            }
+        }
+    }
+    while connections.join_next().await.is_some() {}
+}
+
+/// What a connection's streams tell it.
+#[derive(Debug, Default)]
+struct Activity {
+    started: AtomicBool,
+    streams: AtomicUsize,
+}
+
+async fn connection<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+    io: Io,
+    peer: SocketAddr,
+    routes: Routes,
+    limits: ConnectionLimits,
+    metrics: ListenerMetrics,
+    drain: Drain,
+) {
+    metrics.connections.inc();
+    let activity = Arc::new(Activity::default());
+    let handle = Connection {
+        peer,
+        cut: Arc::new(Notify::new()),
+    };
+    let service = ConnectionService {
+        routes,
+        handle: handle.clone(),
+        activity: Arc::clone(&activity),
+    };
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.max_streams_per_connection)
+        .max_header_list_size(limits.max_header_bytes)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(MAX_ERROR_RESETS)
+        .keep_alive_interval(limits.keepalive)
+        .keep_alive_timeout(limits.keepalive_timeout);
+    let serving = builder.serve_connection(TokioIo::new(io), service);
+    tokio::pin!(serving);
+    let opened_at = Instant::now();
+    let mut busy_at = opened_at;
+    let mut leaving = false;
+    let mut state = drain.watch();
+    let mut ticks = tokio::time::interval(TICK.min(limits.handshake_timeout / 2));
+    loop {
+        tokio::select! {
+            served = serving.as_mut() => {
+                if let Err(error) = served {
+                    tracing::debug!(%peer, %error, "connection failed");
+                }
+                break;
+            }
+            () = handle.cut.notified() => {
+                tracing::debug!(%peer, "connection cut: it did not take the end of a stream");
+                break;
+            }
+            _ = state.wait_for(|&s| s == DrainState::Closed), if !leaving => {
+                leaving = true;
+                serving.as_mut().graceful_shutdown();
+            }
+            now = ticks.tick() => {
+                if !activity.started.load(Ordering::Relaxed) {
+                    if now.duration_since(opened_at) >= limits.handshake_timeout {
+                        metrics.handshake_timeouts.inc();
+                        tracing::debug!(%peer, "connection closed: no request within --handshake-timeout");
+                        break;
+                    }
+                } else if activity.streams.load(Ordering::Relaxed) > 0 {
+                    busy_at = now;
+                } else if !leaving && now.duration_since(busy_at) >= limits.idle_timeout {
+                    metrics.idle_timeouts.inc();
+                    leaving = true;
+                    serving.as_mut().graceful_shutdown();
+                } else if leaving && now.duration_since(busy_at) >= limits.idle_timeout + limits.keepalive {
+                    // It was asked to go, and did not.
+                    break;
+                }
+            }
+        }
+    }
+    metrics.connections.dec();
+}
+
+/// Hands a connection's requests to the routes, with its handle.
+#[derive(Clone)]
+struct ConnectionService {
+    routes: Routes,
+    handle: Connection,
+    activity: Arc<Activity>,
+}
+
+impl hyper::service::Service<Request<Incoming>> for ConnectionService {
+    type Response = Response<Counted>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Counted>, Infallible>> + Send>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        self.activity.started.store(true, Ordering::Relaxed);
+        let counted = StreamCount::new(&self.activity);
+        request.extensions_mut().insert(self.handle.clone());
+        let mut routes = self.routes.clone();
+        let response = routes.call(request.map(Body::new));
+        Box::pin(async move {
+            let response = response.await?;
+            Ok(response.map(|body| Counted {
+                body,
+                _count: counted,
+            }))
+        })
+    }
+}
+
+/// Counts a stream for as long as it lives.
+struct StreamCount(Arc<Activity>);
+
+impl StreamCount {
+    fn new(activity: &Arc<Activity>) -> Self {
+        activity.streams.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(activity))
+    }
+}
+
+impl Drop for StreamCount {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A response body that counts as a stream of its connection.
+struct Counted {
+    body: Body,
+    _count: StreamCount,
+}
+
+impl http_body::Body for Counted {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,311 @@
+//! What a session must still be told, and its subscriptions with their
+//! cursors.
+//!
+//! Nothing of a shard is copied in here until the socket has room for it: the
+//! outbox knows which of its shards have something (the mailbox), and reads
+//! each from its cursor on. A session that does not read therefore costs its
+//! subscriptions and at most `--max-control-frames` answers, for as long as it
+//! likes.
+
+mod batch;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use persist_pubsub_proto::ShardId;
+use tokio::time::Instant;
+
+use crate::error::EndReason;
+use crate::mailbox::{Mailbox, Names};
+use crate::metrics::SessionMetrics;
+use crate::registry::Registry;
+use crate::topic::{Cursor, Ranges, Reader, Topic};
+pub(crate) use batch::Batch;
+use batch::Filling;
+
+/// One subscription.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) topic: Arc<Topic>,
+    /// Its place among the topic's subscribers.
+    pub(crate) index: u32,
+    /// It has once read everything that there was: what it reads now is new.
+    live: bool,
+    cursor: Cursor,
+    /// Published by this session and not passed by the cursor yet: never a gap
+    /// to it. None of it, for most.
+    own: Option<Box<Ranges>>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    reader: Reader,
+    slots: Vec<Option<Slot>>,
+    free: Vec<u32>,
+    by_shard: HashMap<ShardId, u32>,
+    /// Slots that have something to read. One that was given back meanwhile is
+    /// passed over; its successor of the same name is read for nothing.
+    pending: Names,
+    /// When the oldest of these was marked.
+    since: Option<Instant>,
+    control: VecDeque<Bytes>,
+    /// Why the stream ends: set once.
+    reason: Option<EndReason>,
+    /// The marks have been looked at since it was to end.
+    last_look: bool,
+    /// It is to end, and has not yet.
+    ending: Option<When>,
+    ended: bool,
+}
+
+/// When an ending stream ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum When {
+    /// As soon as what is ready has been sent.
+    Flushed,
+    /// Behind the answers that are due, whatever diffs are ready.
+    Answered,
+}
+
+/// What the socket gets next.
+pub(crate) enum Output {
+    /// Whole gRPC messages.
+    Batch(Batch),
+    /// Nothing more; the reason becomes the trailers.
+    End(EndReason),
+}
+
+impl Outbox {
+    pub(crate) fn new(reader: Reader) -> Self {
+        Self {
+            reader,
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_shard: HashMap::new(),
+            pending: Names::default(),
+            since: None,
+            control: VecDeque::new(),
+            reason: None,
+            last_look: false,
+            ending: None,
+            ended: false,
+        }
+    }
+
+    pub(crate) fn subscriptions(&self) -> usize {
+        self.by_shard.len()
+    }
+
+    pub(crate) fn slot_of(&mut self, shard: ShardId) -> Option<&mut Slot> {
+        let slot = *self.by_shard.get(&shard)?;
+        self.slots.get_mut(slot as usize)?.as_mut()
+    }
+
+    /// The name that the next subscription will have.
+    pub(crate) fn next_slot(&self) -> u32 {
+        // Bounded by `--max-subscriptions-per-session`, far below 2^32.
+        let fresh = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
+        self.free.last().copied().unwrap_or(fresh)
+    }
+
+    /// Adds a subscription, under the name that `next_slot` gave.
+    pub(crate) fn add(&mut self, topic: Arc<Topic>, index: u32, cursor: Cursor) {
+        let name = self.next_slot();
+        self.by_shard.insert(topic.shard, name);
+        let slot = Some(Slot {
+            topic,
+            index,
+            live: false,
+            cursor,
+            own: None,
+        });
+        if self.free.pop().is_some() {
+            if let Some(place) = self.slots.get_mut(name as usize) {
+                *place = slot;
+            }
+        } else {
+            self.slots.push(slot);
+        }
+    }
+
+    pub(crate) fn remove(&mut self, shard: ShardId) -> Option<Slot> {
+        let name = self.by_shard.remove(&shard)?;
+        let slot = self.slots.get_mut(name as usize)?.take();
+        self.free.push(name);
+        if self.by_shard.is_empty() {
+            self.slots = Vec::new();
+            self.free = Vec::new();
+            self.by_shard = HashMap::new();
+        }
+        slot
+    }
+
+    /// Gives all subscriptions back.
+    pub(crate) fn clear(&mut self) -> Vec<Slot> {
+        self.by_shard = HashMap::new();
+        self.free = Vec::new();
+        self.pending = Names::default();
+        self.control = VecDeque::new();
+        self.ended = true;
+        std::mem::take(&mut self.slots)
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
+    pub(crate) fn control_frames(&self) -> usize {
+        self.control.len()
+    }
+
+    /// Queues an answer. The caller wakes the mailbox.
+    pub(crate) fn push_control(&mut self, frame: Bytes) {
+        if !self.ended {
+            self.control.push_back(frame);
+        }
+    }
+
+    /// Ends the stream. The first reason stands. The caller wakes the mailbox.
+    pub(crate) fn end(&mut self, reason: EndReason, when: When) {
+        self.reason.get_or_insert(reason);
+        self.ending.get_or_insert(when);
+    }
+
+    /// Whether the stream has ended: nothing can be told any more, and what is
+    /// added now would never be given back.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Whether the stream is to end, or has.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.reason.is_some() || self.ended
+    }
+
+    /// Why the stream ended, told or not.
+    pub(crate) fn reason(&self) -> EndReason {
+        self.reason
+            .clone()
+            .unwrap_or_else(|| EndReason::ClientGone(String::new()))
+    }
+
+    /// How many shards have something to read, and since when the oldest has.
+    pub(crate) fn behind(&self, mailbox: &Mailbox) -> (usize, Option<Instant>) {
+        let (marked, since) = mailbox.waiting();
+        let since = self.since.into_iter().chain(since).min();
+        (self.pending.len() + marked, since)
+    }
+
+    /// What goes to the socket next; pending when there is nothing to tell.
+    pub(crate) fn poll(
+        &mut self,
+        cx: &Context<'_>,
+        mailbox: &Mailbox,
+        registry: &Registry,
+        metrics: &SessionMetrics,
+        now_nanos: u64,
+    ) -> Poll<Output> {
+        if self.ended {
+            return Poll::Ready(Output::End(self.reason()));
+        }
+        loop {
+            let idle = self.control.is_empty() && self.pending.is_empty() && self.ending.is_none();
+            let asleep = self.take_marks(cx, mailbox, idle);
+            let mut batch = Filling::new(metrics, now_nanos);
+            while !batch.full() {
+                let Some(frame) = self.control.pop_front() else {
+                    break;
+                };
+                batch.put(&frame);
+            }
+            let answered = self.control.is_empty();
+            let skip = self.ending == Some(When::Answered);
+            if answered && !skip {
+                self.drain_shards(&mut batch, registry);
+            }
+            if self.pending.is_empty() {
+                self.since = None;
+            }
+            if !batch.is_empty() {
+                return Poll::Ready(Output::Batch(batch.done()));
+            }
+            // Nothing was written: no answer is due and no shard has more.
+            if self.ending.take().is_some() {
+                self.ended = true;
+                return Poll::Ready(Output::End(self.reason()));
+            }
+            if asleep {
+                return Poll::Pending;
+            }
+            // There was a mark, but no frame came of it, as when a diff too
+            // large for v0 was passed over: look again before going to sleep.
+        }
+    }
+
+    /// Moves the marked slots to `pending`. True: there were none, and the
+    /// next mark will wake the context.
+    fn take_marks(&mut self, cx: &Context<'_>, mailbox: &Mailbox, idle: bool) -> bool {
+        if self.ending.is_some() && std::mem::replace(&mut self.last_look, true) {
+            // What came after the end was asked for is not waited for: else a
+            // busy shard could keep an ending stream open for ever.
+            return false;
+        }
+        let since = mailbox.take(&mut self.pending, idle, cx);
+        self.since = self.since.or(since);
+        idle && self.pending.is_empty()
+    }
+
+    fn drain_shards(&mut self, batch: &mut Filling<'_>, registry: &Registry) {
+        let mut encoded = 0;
+        while !batch.full() {
+            let Some(name) = self.pending.pop() else {
+                break;
+            };
+            let Some(Some(slot)) = self.slots.get_mut(name as usize) else {
+                continue;
+            };
+            batch.live = slot.live;
+            let mut none = Ranges::default();
+            let own = slot.own.as_deref_mut().unwrap_or(&mut none);
+            let reading = slot.topic.read(
+                slot.index,
+                &mut slot.cursor,
+                self.reader,
+                own,
+                registry.topic_limits(),
+                batch,
+            );
+            encoded += reading.encoded;
+            if own.is_empty() {
+                slot.own = None;
+            }
+            slot.live |= !reading.more;
+            if reading.more {
+                // To the back: one busy shard does not starve the others.
+                self.pending.push(name);
+                break;
+            }
+        }
+        if encoded > 0 {
+            registry.encoded(encoded);
+        }
+    }
+}
+
+impl Slot {
+    /// Goes back to where a new v0 subscription begins.
+    pub(crate) fn replay(&mut self, registry: &Registry, now: Instant) {
+        self.live = false;
+        self.cursor = self.topic.replay(self.index, now, registry.topic_limits());
+    }
+
+    /// The session has published `seqno` on this shard; `again` if another had
+    /// before, whose diff may still surface below the cursor.
+    pub(crate) fn published_own(&mut self, seqno: u64, again: bool) {
+        if !self.cursor.pass_own(seqno) || again {
+            self.own.get_or_insert_default().add(seqno, seqno);
+        }
+    }
+}

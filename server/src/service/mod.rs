@@ -1,0 +1,331 @@
+//! The data port's streams: from the wire to session commands. `v0` and `v1`
+//! are the only rooms that know a wire version's messages.
+
+mod body;
+mod framing;
+mod v0;
+pub(crate) mod v1;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, header};
+use http_body_util::BodyExt;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::server::NamedService;
+
+use crate::drain::Drain;
+use crate::error::EndReason;
+use crate::frame::Wire;
+use crate::logging::LogGate;
+use crate::outbox::When;
+use crate::session::{Session, Shared};
+use body::SessionBody;
+use framing::{Framing, Piece};
+
+/// Messages taken from one session before the others get their turn.
+const MESSAGES_PER_TURN: u32 = 128;
+/// How long an ended stream may take to hand its last bytes over, before its
+/// connection is cut.
+const LINGER: Duration = Duration::from_secs(5);
+/// How often a session looks at its clocks.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What the connection that a stream came over lets the stream do.
+#[derive(Clone, Debug)]
+pub(crate) struct Connection {
+    pub(crate) peer: SocketAddr,
+    /// Cuts the connection when notified.
+    pub(crate) cut: Arc<Notify>,
+}
+
+/// What the streams need, beside what all sessions share.
+#[derive(Debug)]
+pub(crate) struct ServiceContext {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) drain: Drain,
+    pub(crate) limits: ServiceLimits,
+    /// Bounds the log lines that bad messages can cause.
+    pub(crate) bad_messages: LogGate,
+    /// Names this run of the server.
+    pub(crate) instance_id: String,
+}
+
+/// Bounds of every stream.
+#[derive(Clone, Debug)]
+pub(crate) struct ServiceLimits {
+    /// The largest message taken, in bytes.
+    pub(crate) max_message_bytes: usize,
+    /// The largest diff relayed, in bytes.
+    pub(crate) max_diff_bytes: usize,
+    /// Shards in one v1 request.
+    pub(crate) max_shards_per_request: usize,
+    /// How long a v1 client may take to say `Hello`.
+    pub(crate) handshake_timeout: Duration,
+    /// Either end of a v1 session says something this often.
+    pub(crate) heartbeat_interval: Duration,
+    /// The environment of v0 sessions, and of v1 sessions that name none.
+    pub(crate) v0_environment: String,
+}
+
+/// Speaks one wire version with one client.
+trait Dialect: Send {
+    /// Takes a message. May wait for room to answer, and for nothing else.
+    fn take(&mut self, message: Bytes) -> impl Future<Output = ()> + Send;
+    /// A message was larger than is taken. May wait for room to answer.
+    fn too_large(&mut self, len: usize) -> impl Future<Output = ()> + Send;
+    /// Looks at its clocks.
+    fn tick(&mut self, now: Instant);
+}
+
+/// A wire version as a tonic service.
+#[derive(Clone)]
+pub(crate) struct StreamService<const V1: bool> {
+    context: Arc<ServiceContext>,
+}
+
+/// The service of deployed processes.
+pub(crate) type V0Service = StreamService<false>;
+/// `persist.pubsub.v1.PubSubService`.
+pub(crate) type V1Service = StreamService<true>;
+
+impl<const V1: bool> StreamService<V1> {
+    pub(crate) fn new(context: Arc<ServiceContext>) -> Self {
+        Self { context }
+    }
+
+    fn open(&self, request: Request<Body>) -> Response<Body> {
+        let path = if V1 {
+            persist_pubsub_proto::v1::PATH
+        } else {
+            persist_pubsub_proto::v0::PATH
+        };
+        match self.start(request, path) {
+            Ok(session) => stream(Body::new(SessionBody::new(session))),
+            Err(status) => status.into_http(),
+        }
+    }
+
+    fn start(&self, request: Request<Body>, path: &str) -> Result<Arc<Session>, Status> {
+        if request.uri().path() != path {
+            return Err(Status::unimplemented("no such method"));
+        }
+        let content_type = request.headers().get(header::CONTENT_TYPE);
+        if request.method() != Method::POST || !content_type.is_some_and(|v| is_grpc(v.as_bytes()))
+        {
+            return Err(Status::invalid_argument("not a gRPC request"));
+        }
+        if let Some(encoding) = request.headers().get("grpc-encoding")
+            && encoding != "identity"
+        {
+            let mut status = Status::unimplemented("compressed messages are not supported");
+            status.metadata_mut().insert(
+                "grpc-accept-encoding",
+                tonic::metadata::MetadataValue::from_static("identity"),
+            );
+            return Err(status);
+        }
+        let Some(connection) = request.extensions().get::<Connection>().cloned() else {
+            return Err(Status::internal("the stream has no connection"));
+        };
+        let context = &self.context;
+        if context.drain.state().is_leaving() {
+            return Err(Status::unavailable("the server is draining"));
+        }
+        let shared = &context.shared;
+        let Some(id) = shared.census.admit() else {
+            shared.metrics.refused.inc();
+            return Err(Status::resource_exhausted(
+                "the server has as many sessions as it takes (--max-sessions)",
+            ));
+        };
+        let wire = if V1 { Wire::V1 } else { Wire::V0 };
+        let session = Session::new(id, wire, connection.peer, Arc::clone(shared));
+        let (parts, body) = request.into_parts();
+        let (reading, context) = (Arc::clone(&session), Arc::clone(context));
+        // Ends by itself when the stream does: `read` watches for that.
+        tokio::spawn(async move {
+            let _end = EndWithReader(Arc::clone(&reading));
+            if V1 {
+                let dialect = v1::Speaker::new(Arc::clone(&reading), &context);
+                read(&reading, body, dialect, &context).await;
+            } else {
+                let dialect = v0::Speaker::new(Arc::clone(&reading), &context, &parts.headers);
+                read(&reading, body, dialect, &context).await;
+            }
+            // The stream has been ended. A client that does not read keeps
+            // its last bytes from going, and the session from closing.
+            if tokio::time::timeout(LINGER, reading.closed())
+                .await
+                .is_err()
+            {
+                connection.cut.notify_one();
+            }
+        });
+        Ok(session)
+    }
+}
+
+/// Ends a session whose reader has come to an end without doing so, which only
+/// a panic does: nobody would read the client any more.
+struct EndWithReader(Arc<Session>);
+
+impl Drop for EndWithReader {
+    fn drop(&mut self) {
+        let why = "its reader has failed".to_owned();
+        self.0.end(EndReason::ClientGone(why), When::Answered);
+    }
+}
+
+/// Reads a client until its stream ends, or is ended.
+async fn read(
+    session: &Session,
+    mut body: Body,
+    mut dialect: impl Dialect,
+    context: &ServiceContext,
+) {
+    let mut framing = Framing::new(context.limits.max_message_bytes);
+    let mut ticks = tokio::time::interval(TICK.min(context.limits.heartbeat_interval / 4));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut turn = 0;
+    loop {
+        let frame = tokio::select! {
+            frame = body.frame() => frame,
+            now = ticks.tick() => {
+                dialect.tick(now);
+                continue;
+            }
+            () = session.ending() => return,
+        };
+        let chunk = match frame {
+            Some(Ok(frame)) => frame.into_data(),
+            Some(Err(status)) => {
+                let why = status.message().to_owned();
+                session.end(EndReason::ClientGone(why), When::Answered);
+                return;
+            }
+            None => {
+                match framing.end() {
+                    Ok(()) => session.end(EndReason::ClientDone, When::Flushed),
+                    Err(e) => session.end(EndReason::BrokenStream(e.to_string()), When::Answered),
+                }
+                return;
+            }
+        };
+        // Trailers of a request mean nothing here.
+        let Ok(chunk) = chunk else { continue };
+        framing.push(chunk);
+        loop {
+            match framing.next() {
+                Ok(None) => break,
+                Ok(Some(Piece::Message(message))) => {
+                    let bytes = message.len() as u64;
+                    session.traffic.count_in(bytes);
+                    dialect.take(message).await;
+                }
+                Ok(Some(Piece::TooLarge(len))) => dialect.too_large(len).await,
+                Err(e) => {
+                    session.end(EndReason::BrokenStream(e.to_string()), When::Answered);
+                    return;
+                }
+            }
+            turn += 1;
+            if turn == MESSAGES_PER_TURN {
+                turn = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
+/// gRPC with protobuf messages, and not grpc-web, say, whose clients would
+/// wait for an answer in a framing of their own.
+fn is_grpc(content_type: &[u8]) -> bool {
+    let kind = content_type.split(|&b| b == b';').next();
+    matches!(kind, Some(b"application/grpc" | b"application/grpc+proto"))
+}
+
+fn stream(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/grpc"),
+    );
+    response
+}
+
+impl<const V1: bool> tower::Service<Request<Body>> for StreamService<V1> {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let response = self.open(request);
+        Box::pin(std::future::ready(Ok(response)))
+    }
+}
+
+impl NamedService for StreamService<false> {
+    const NAME: &'static str = "mz_persist_client.internal.service.ProtoPersistPubSub";
+}
+
+impl NamedService for StreamService<true> {
+    const NAME: &'static str = "persist.pubsub.v1.PubSubService";
+}
+
+/// Counts a refused message, and logs it within the rate.
+fn refused(session: &Session, context: &ServiceContext, refusal: &crate::error::Refusal) {
+    let wire = session.wire.as_str();
+    context
+        .shared
+        .metrics
+        .rejected
+        .with_label_values(&[wire, refusal.code.label()])
+        .inc();
+    if let Some(unlogged) = context.bad_messages.admit(Instant::now()) {
+        tracing::warn!(
+            session = session.id,
+            wire,
+            address = %session.address,
+            caller = session.profile().map(|p| p.caller_id.as_str()),
+            code = refusal.code.label(),
+            reason = refusal.reason,
+            unlogged,
+            "message refused"
+        );
+    }
+}
+
+fn too_large(len: usize, limits: &ServiceLimits) -> crate::error::Refusal {
+    crate::error::Refusal::new(
+        crate::error::RefusalCode::TooLarge,
+        format!(
+            "a message of {len} bytes, at most {} are taken (--max-message-bytes)",
+            limits.max_message_bytes
+        ),
+    )
+}
+
+/// A peer's text as people and terminals can bear it: printable ASCII, the
+/// rest escaped, cut at `max` bytes of the peer's.
+fn printable(text: &[u8], max: usize) -> String {
+    let kept = text.get(..max).unwrap_or(text);
+    let mut out = kept.escape_ascii().to_string();
+    if kept.len() < text.len() {
+        out.push_str("...");
+    }
+    out
+}

@@ -1,0 +1,363 @@
+//! v1: `persist.pubsub.v1`. A message that is wrong costs that message: it is
+//! answered with `Rejected`, and the stream lives on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use persist_pubsub_proto::v1::session_request::Message as Request;
+use persist_pubsub_proto::v1::session_response::Message as Response;
+use persist_pubsub_proto::{MAX_SEQNO, ShardId, v1};
+use prost::Message;
+use tokio::time::Instant;
+
+use super::{Dialect, ServiceContext};
+use crate::error::{EndReason, Refusal, RefusalCode};
+use crate::frame;
+use crate::outbox::When;
+use crate::session::{Answer, Profile, Session};
+use crate::topic::Start;
+
+/// Bytes of each of a `Hello`'s texts.
+const MAX_TEXT: usize = 256;
+/// Capabilities in a `Hello`, and bytes of each.
+const MAX_CAPABILITIES: usize = 64;
+const MAX_CAPABILITY: usize = 64;
+/// Shards subscribed under one hold of the session's lock, and named in one
+/// `Subscribed`.
+const SHARDS_PER_STEP: usize = 256;
+/// Intervals of silence after which the client is given up.
+const SILENT_INTERVALS: u32 = 3;
+
+/// Speaks v1 with one client.
+pub(super) struct Speaker {
+    session: Arc<Session>,
+    context: Arc<ServiceContext>,
+    opened_at: Instant,
+    /// When the client was last heard, to the tick.
+    heard_at: Instant,
+    heard: bool,
+    introduced: bool,
+    read_only: bool,
+}
+
+impl Speaker {
+    pub(super) fn new(session: Arc<Session>, context: &Arc<ServiceContext>) -> Self {
+        let now = Instant::now();
+        Self {
+            session,
+            context: Arc::clone(context),
+            opened_at: now,
+            heard_at: now,
+            heard: false,
+            introduced: false,
+            read_only: true,
+        }
+    }
+
+    /// Handles a message. Ok(true): something was answered.
+    async fn handle(&mut self, message: Bytes) -> Result<bool, Refusal> {
+        // What nearly every message is, without decoding it.
+        if self.introduced
+            && !self.read_only
+            && let Some(publication) = frame::spelled_v1(&message)
+        {
+            return self.session.publish(publication).map(|()| false);
+        }
+        let request = v1::SessionRequest::decode(message)
+            .map_err(|e| Refusal::new(RefusalCode::Malformed, format!("malformed message: {e}")))?;
+        match request.message {
+            // A kind of a later revision.
+            None => Ok(false),
+            Some(Request::Hello(hello)) => self.hello(&hello).map(|()| true),
+            Some(_) if !self.introduced => Err(Refusal::new(
+                RefusalCode::HelloRequired,
+                "the first message has to be a Hello",
+            )),
+            Some(Request::Publish(publish)) => self.publish(&publish).map(|()| false),
+            Some(Request::Subscribe(subscribe)) => {
+                let id = subscribe.request_id;
+                self.subscribe(subscribe).await.map_err(|r| r.request(id))?;
+                Ok(true)
+            }
+            Some(Request::Unsubscribe(unsubscribe)) => {
+                let id = unsubscribe.request_id;
+                self.unsubscribe(&unsubscribe)
+                    .await
+                    .map_err(|r| r.request(id))?;
+                Ok(true)
+            }
+            Some(Request::Heartbeat(_)) => Ok(false),
+        }
+    }
+
+    fn hello(&mut self, hello: &v1::Hello) -> Result<(), Refusal> {
+        if self.introduced {
+            return Err(Refusal::new(
+                RefusalCode::HelloRepeated,
+                "the session has had its Hello",
+            ));
+        }
+        check_hello(hello)?;
+        let revision = v1::MAX_REVISION.min(hello.max_revision);
+        if revision < v1::MIN_REVISION.max(hello.min_revision) {
+            let why = format!(
+                "this server speaks revisions {} to {} of persist.pubsub.v1, and the client {} to {}",
+                v1::MIN_REVISION,
+                v1::MAX_REVISION,
+                hello.min_revision,
+                hello.max_revision
+            );
+            self.session
+                .end(EndReason::NoCommonRevision(why.clone()), When::Answered);
+            return Err(Refusal::new(RefusalCode::NoCommonRevision, why));
+        }
+        let limits = &self.context.limits;
+        let environment = if hello.environment_id.is_empty() {
+            &limits.v0_environment
+        } else {
+            &hello.environment_id
+        };
+        self.introduced = true;
+        self.read_only = hello.mode() != v1::SessionMode::ReadWrite;
+        let text = |s: &str| super::printable(s.as_bytes(), MAX_TEXT);
+        // Before the session counts as connected: whoever learns of it by the
+        // Welcome finds it in the census, or will in a moment.
+        self.session.answer(encode(Response::Welcome(v1::Welcome {
+            revision,
+            capabilities: Vec::new(),
+            server_instance_id: self.context.instance_id.clone(),
+            server_version: env!("CARGO_PKG_VERSION").to_owned(),
+            session_id: self.session.id,
+            limits: Some(v1::Limits {
+                max_message_bytes: limits.max_message_bytes as u64,
+                max_diff_bytes: limits.max_diff_bytes as u64,
+                max_shards_per_request: small(limits.max_shards_per_request),
+                max_subscriptions: small(self.session.shared().limits.max_subscriptions),
+            }),
+            heartbeat_interval_millis: millis(limits.heartbeat_interval),
+        })));
+        self.session.introduce(Profile {
+            caller_id: text(&hello.client_name),
+            environment: self.context.shared.registry.environment(environment),
+            generation: (hello.deploy_generation != 0).then_some(hello.deploy_generation),
+            role: text(&hello.role),
+            client_version: text(&hello.client_version),
+            read_only: self.read_only,
+        });
+        Ok(())
+    }
+
+    fn publish(&self, publish: &v1::Publish) -> Result<(), Refusal> {
+        let publication =
+            frame::read_publish(publish).map_err(|e| Refusal::from(e).seqno(publish.seqno))?;
+        if self.read_only {
+            return Err(
+                Refusal::new(RefusalCode::ReadOnly, "the session is read-only")
+                    .shard(publication.shard)
+                    .seqno(publication.seqno),
+            );
+        }
+        self.session.publish(publication)
+    }
+
+    async fn subscribe(&self, subscribe: v1::Subscribe) -> Result<(), Refusal> {
+        let request_id = self.check_request(subscribe.request_id, subscribe.shards.len())?;
+        let shards: Vec<(ShardId, Start)> = subscribe
+            .shards
+            .iter()
+            .map(|position| {
+                let shard = ShardId::from_slice(&position.shard_id)?;
+                match position.seqno {
+                    Some(seqno) if seqno > MAX_SEQNO => Err(Refusal::new(
+                        RefusalCode::InvalidSeqno,
+                        format!("seqno {seqno} is above 2^63 - 1"),
+                    )
+                    .shard(shard)),
+                    Some(seqno) => Ok((shard, Start::After(seqno))),
+                    None => Ok((shard, Start::Now)),
+                }
+            })
+            .collect::<Result<_, Refusal>>()?;
+        self.session.room_for(&shards)?;
+        let mut steps = shards.chunks(SHARDS_PER_STEP);
+        // A request for nothing is answered as well.
+        let first = steps.next().unwrap_or_default();
+        for step in std::iter::once(first).chain(steps) {
+            self.session
+                .subscribe(step, |answers| subscribed(request_id, answers))?;
+            self.session.room_to_answer().await;
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    async fn unsubscribe(&self, unsubscribe: &v1::Unsubscribe) -> Result<(), Refusal> {
+        let request_id = self.check_request(unsubscribe.request_id, unsubscribe.shard_ids.len())?;
+        let shards = unsubscribe
+            .shard_ids
+            .iter()
+            .map(|id| ShardId::from_slice(id))
+            .collect::<Result<Vec<_>, _>>()?;
+        for step in shards.chunks(SHARDS_PER_STEP) {
+            self.session.unsubscribe(step);
+            tokio::task::yield_now().await;
+        }
+        self.session
+            .answer(encode(Response::Unsubscribed(v1::Unsubscribed {
+                request_id,
+            })));
+        Ok(())
+    }
+
+    fn check_request(&self, request_id: u64, shards: usize) -> Result<u64, Refusal> {
+        if request_id == 0 {
+            return Err(Refusal::new(RefusalCode::InvalidField, "request_id is 0"));
+        }
+        let max = self.context.limits.max_shards_per_request;
+        if shards > max {
+            return Err(Refusal::new(
+                RefusalCode::TooManyShards,
+                format!(
+                    "{shards} shards in one request, {max} are taken (--max-shards-per-request)"
+                ),
+            ));
+        }
+        Ok(request_id)
+    }
+
+    fn reject(&self, refusal: &Refusal) {
+        super::refused(&self.session, &self.context, refusal);
+        self.session.answer(encode(Response::Rejected(v1::Rejected {
+            code: refusal.code.rejection().into(),
+            reason: refusal.reason.clone(),
+            request_id: refusal.request_id,
+            shard_id: refusal.shard.map(|s| s.to_bytes()).unwrap_or_default(),
+            seqno: refusal.seqno,
+        })));
+    }
+}
+
+impl Dialect for Speaker {
+    async fn take(&mut self, message: Bytes) {
+        self.heard = true;
+        let answered = match self.handle(message).await {
+            Ok(answered) => answered,
+            Err(refusal) => {
+                self.reject(&refusal);
+                true
+            }
+        };
+        if answered {
+            self.session.room_to_answer().await;
+        }
+    }
+
+    async fn too_large(&mut self, len: usize) {
+        self.heard = true;
+        self.reject(&super::too_large(len, &self.context.limits));
+        self.session.room_to_answer().await;
+    }
+
+    fn tick(&mut self, now: Instant) {
+        if std::mem::take(&mut self.heard) {
+            self.heard_at = now;
+        }
+        let limits = &self.context.limits;
+        if !self.introduced {
+            if self.context.drain.state().is_leaving() {
+                // Not in the census yet: the drain does not know of it.
+                self.session.end(EndReason::Draining, When::Answered);
+            } else if now.duration_since(self.opened_at) >= limits.handshake_timeout {
+                self.session.end(EndReason::NoHello, When::Answered);
+            }
+            return;
+        }
+        let interval = limits.heartbeat_interval;
+        if now.duration_since(self.heard_at) >= interval * SILENT_INTERVALS {
+            self.session.end(EndReason::Silent, When::Answered);
+        } else if now.duration_since(self.session.sent_at()) >= interval
+            && !self.session.is_behind()
+        {
+            self.session
+                .answer(encode(Response::Heartbeat(v1::Heartbeat {})));
+        }
+    }
+}
+
+fn check_hello(hello: &v1::Hello) -> Result<(), Refusal> {
+    let invalid = |what: String| Err(Refusal::new(RefusalCode::InvalidField, what));
+    for (field, text) in [
+        ("client_name", &hello.client_name),
+        ("client_version", &hello.client_version),
+        ("client_build", &hello.client_build),
+        ("environment_id", &hello.environment_id),
+        ("role", &hello.role),
+    ] {
+        if text.len() > MAX_TEXT {
+            return invalid(format!(
+                "{field} has {} bytes, at most {MAX_TEXT} are taken",
+                text.len()
+            ));
+        }
+    }
+    if hello.capabilities.len() > MAX_CAPABILITIES
+        || hello.capabilities.iter().any(|c| c.len() > MAX_CAPABILITY)
+    {
+        return invalid(format!(
+            "more than {MAX_CAPABILITIES} capabilities, or one of more than {MAX_CAPABILITY} bytes"
+        ));
+    }
+    if hello.min_revision == 0 || hello.max_revision < hello.min_revision {
+        return invalid(format!(
+            "revisions {} to {}: the first is 1, and min is at most max",
+            hello.min_revision, hello.max_revision
+        ));
+    }
+    Ok(())
+}
+
+fn subscribed(request_id: u64, answers: &[Answer]) -> Vec<Bytes> {
+    let heads = encode(Response::Subscribed(v1::Subscribed {
+        request_id,
+        shards: answers
+            .iter()
+            .map(|answer| v1::ShardHead {
+                shard_id: answer.shard.to_bytes(),
+                highest_seqno: answer.head,
+            })
+            .collect(),
+    }));
+    let gaps = answers.iter().filter_map(|answer| {
+        let (from, to) = answer.gap?;
+        Some(frame::gap(
+            answer.shard,
+            from,
+            to,
+            answer.head.unwrap_or(to).max(to),
+        ))
+    });
+    std::iter::once(heads).chain(gaps).collect()
+}
+
+/// "The server is about to go."
+pub(crate) fn draining(reason: &str, window: Duration) -> Bytes {
+    encode(Response::Draining(v1::Draining {
+        reason: reason.to_owned(),
+        window_millis: millis(window),
+    }))
+}
+
+fn encode(message: Response) -> Bytes {
+    frame::encode_frame(&v1::SessionResponse {
+        message: Some(message),
+    })
+}
+
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+fn small(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}

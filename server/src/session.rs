@@ -1,0 +1,385 @@
+//! One client's stream: what it may do, what it holds, and that it gives back
+//! what it held, however it ends.
+
+mod lines;
+mod shared;
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use persist_pubsub_proto::ShardId;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::clock;
+use crate::environment::Environment;
+use crate::error::{EndReason, Refusal, RefusalCode};
+use crate::frame::{Publication, Wire};
+use crate::mailbox::Mailbox;
+use crate::metrics::Timed;
+use crate::outbox::{Outbox, Output, When};
+use crate::registry::Subscriber;
+use crate::topic::{Reader, Start, Verdict};
+
+pub(crate) use shared::{Profile, SessionLimits, Shared, Traffic};
+
+/// Names a session in this run of the server. Never 0.
+pub(crate) type SessionId = u64;
+
+/// A client's stream. Shared by the task that reads the client and by the
+/// body that the socket is fed from.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) id: SessionId,
+    pub(crate) wire: Wire,
+    pub(crate) address: SocketAddr,
+    pub(crate) connected_at: SystemTime,
+    pub(crate) traffic: Traffic,
+    profile: OnceLock<Profile>,
+    shared: Arc<Shared>,
+    mailbox: Arc<Mailbox>,
+    outbox: Mutex<Outbox>,
+    /// When something was last sent to the client, for heartbeats.
+    sent_at: Mutex<Instant>,
+    /// Answers have been sent: there may be room for more.
+    answered: Notify,
+    /// The stream is to end: the reader stops.
+    ending: Notify,
+    /// The body is gone: nothing can be sent any more.
+    closed: Notify,
+}
+
+impl Session {
+    pub(crate) fn new(
+        id: SessionId,
+        wire: Wire,
+        address: SocketAddr,
+        shared: Arc<Shared>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            wire,
+            address,
+            connected_at: SystemTime::now(),
+            traffic: Traffic::default(),
+            profile: OnceLock::new(),
+            mailbox: Arc::default(),
+            outbox: Mutex::new(Outbox::new(Reader { wire, session: id })),
+            sent_at: Mutex::new(Instant::now()),
+            answered: Notify::new(),
+            ending: Notify::new(),
+            closed: Notify::new(),
+            shared,
+        })
+    }
+
+    fn outbox(&self) -> MutexGuard<'_, Outbox> {
+        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Who the client is, once it has said so.
+    pub(crate) fn profile(&self) -> Option<&Profile> {
+        self.profile.get()
+    }
+
+    /// The client has said who it is: from now on it counts as connected.
+    pub(crate) fn introduce(self: &Arc<Self>, profile: Profile) {
+        self.log_connected(&profile);
+        if self.profile.set(profile).is_ok() {
+            // The stream may be gone already, and `close` be done: whichever
+            // of the two comes to the lock last sees the other.
+            let outbox = self.outbox();
+            if !outbox.is_ended() {
+                self.shared.census.enter(Arc::clone(self));
+            }
+        }
+    }
+
+    fn environment(&self) -> Result<&Arc<Environment>, Refusal> {
+        self.profile()
+            .map(|p| &p.environment)
+            .ok_or_else(|| Refusal::new(RefusalCode::HelloRequired, "no Hello yet"))
+    }
+
+    /// Takes what the client publishes.
+    pub(crate) fn publish(&self, publication: Publication) -> Result<(), Refusal> {
+        let now = Instant::now();
+        let _timed = Timed::new(&self.shared.metrics.push, now);
+        self.traffic.diffs_in.fetch_add(1, Ordering::Relaxed);
+        let environment = self.environment()?;
+        let (shard, seqno) = (publication.shard, publication.seqno);
+        // Held over the publication: the cursor passes the session's own diff
+        // in the same step, so that no reading in between can miss it.
+        let mut outbox = self.outbox();
+        let slot = outbox.slot_of(shard);
+        let own = slot.as_ref().map(|s| (&s.topic, s.index));
+        let verdict = self
+            .shared
+            .registry
+            .publish(environment, publication, self.id, own, now)?;
+        if let Some(slot) = slot
+            && verdict != Verdict::Doubted
+        {
+            slot.published_own(seqno, verdict == Verdict::Duplicate);
+        }
+        Ok(())
+    }
+
+    /// Subscribes to some shards, each from its start on. Where the server
+    /// takes no more shards, those before are taken. Calls `answer` with each shard's head
+    /// before any diff of it can be sent, and with what is gone already; the
+    /// frame that `answer` returns goes out first.
+    ///
+    /// Holds the session's lock throughout: keep the batch small.
+    pub(crate) fn subscribe(
+        &self,
+        shards: &[(ShardId, Start)],
+        answer: impl FnOnce(&[Answer]) -> Vec<Bytes>,
+    ) -> Result<(), Refusal> {
+        let now = Instant::now();
+        let _timed = Timed::new(&self.shared.metrics.subscribe, now);
+        let environment = self.environment()?;
+        let mut outbox = self.outbox();
+        if outbox.is_ended() {
+            // What the client sent before it went: nobody would give the
+            // subscriptions back.
+            return Ok(());
+        }
+        let mut answers = Vec::with_capacity(shards.len());
+        let mut refused = None;
+        for &(shard, start) in shards {
+            if let Some(slot) = outbox.slot_of(shard) {
+                let head = slot.topic.head();
+                if matches!(start, Start::Replay) {
+                    slot.replay(&self.shared.registry, now);
+                }
+                answers.push(Answer {
+                    shard,
+                    head,
+                    gap: None,
+                });
+                continue;
+            }
+            let slot = outbox.next_slot();
+            match self.shared.registry.subscribe(
+                environment,
+                shard,
+                Subscriber {
+                    session: self.id,
+                    mailbox: &self.mailbox,
+                    slot,
+                },
+                start,
+                now,
+            ) {
+                Ok(subscribed) => {
+                    let joined = subscribed.joined;
+                    answers.push(Answer {
+                        shard,
+                        head: joined.head,
+                        gap: joined.gap,
+                    });
+                    outbox.add(subscribed.topic, joined.index, joined.cursor);
+                }
+                Err(refusal) => {
+                    refused = Some(refusal);
+                    break;
+                }
+            }
+        }
+        for frame in answer(&answers) {
+            outbox.push_control(frame);
+        }
+        drop(outbox);
+        self.mailbox.wake();
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// Fails if the session may not have so many subscriptions more.
+    pub(crate) fn room_for(&self, shards: &[(ShardId, Start)]) -> Result<(), Refusal> {
+        let max = self.shared.limits.max_subscriptions;
+        let mut outbox = self.outbox();
+        let have = outbox.subscriptions();
+        if have + shards.len() <= max {
+            return Ok(());
+        }
+        // Those subscribed already do not count twice.
+        let fresh = shards
+            .iter()
+            .filter(|(shard, _)| outbox.slot_of(*shard).is_none())
+            .count();
+        if have + fresh <= max {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            RefusalCode::TooManySubscriptions,
+            format!(
+                "{have} subscriptions and {fresh} more would be above {max} (--max-subscriptions-per-session)"
+            ),
+        ))
+    }
+
+    /// Gives subscriptions back; those that there are not are passed over.
+    pub(crate) fn unsubscribe(&self, shards: &[ShardId]) {
+        let _timed = Timed::new(&self.shared.metrics.unsubscribe, Instant::now());
+        let mut outbox = self.outbox();
+        for &shard in shards {
+            if let Some(slot) = outbox.remove(shard) {
+                self.shared
+                    .registry
+                    .unsubscribe(&slot.topic, slot.index, self.id);
+            }
+        }
+    }
+
+    /// Queues an answer, behind those that wait already and before all diffs.
+    pub(crate) fn answer(&self, frame: Bytes) {
+        self.outbox().push_control(frame);
+        self.mailbox.wake();
+    }
+
+    /// Waits until the client has read its answers, if too many wait.
+    pub(crate) async fn room_to_answer(&self) {
+        let max = self.shared.limits.max_control_frames;
+        let room = || {
+            let outbox = self.outbox();
+            outbox.control_frames() < max || outbox.is_ending()
+        };
+        if room() {
+            return;
+        }
+        self.shared.metrics.control_full.inc();
+        while !room() {
+            // The permit of a notification that came before the wait is kept.
+            self.answered.notified().await;
+        }
+    }
+
+    /// Completes when the stream has been ended by somebody else than the
+    /// reader, or is gone.
+    pub(crate) async fn ending(&self) {
+        self.ending.notified().await;
+    }
+
+    /// Ends the stream; the first reason stands.
+    pub(crate) fn end(&self, reason: EndReason, when: When) {
+        self.outbox().end(reason, when);
+        self.mailbox.wake();
+        self.ending.notify_one();
+        self.answered.notify_one();
+    }
+
+    /// What goes to the socket next.
+    pub(crate) fn poll_output(&self, cx: &Context<'_>) -> Poll<Output> {
+        let output = self.outbox().poll(
+            cx,
+            &self.mailbox,
+            &self.shared.registry,
+            &self.shared.metrics,
+            clock::unix_nanos(),
+        );
+        if let Poll::Ready(Output::Batch(batch)) = &output {
+            let bytes = batch.frames.len() + batch.whole.as_ref().map_or(0, Bytes::len);
+            let traffic = &self.traffic;
+            traffic.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
+            traffic.diffs_out.fetch_add(batch.diffs, Ordering::Relaxed);
+            traffic.missed.fetch_add(batch.missed, Ordering::Relaxed);
+            *self.sent() = Instant::now();
+            self.answered.notify_one();
+        }
+        output
+    }
+
+    fn sent(&self) -> MutexGuard<'_, Instant> {
+        self.sent_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When something was last handed to the socket.
+    pub(crate) fn sent_at(&self) -> Instant {
+        *self.sent()
+    }
+
+    /// Whether something waits for the client to read it.
+    pub(crate) fn is_behind(&self) -> bool {
+        let outbox = self.outbox();
+        outbox.control_frames() > 0 || outbox.behind(&self.mailbox).0 > 0
+    }
+
+    pub(crate) fn subscriptions(&self) -> usize {
+        self.outbox().subscriptions()
+    }
+
+    /// How many shards have something that the client has not taken, and since
+    /// when the longest-waiting of them has.
+    pub(crate) fn behind(&self) -> (usize, Option<Instant>) {
+        self.outbox().behind(&self.mailbox)
+    }
+
+    /// Completes when the stream to the client is gone.
+    pub(crate) async fn closed(&self) {
+        self.closed.notified().await;
+    }
+
+    /// The stream to the client is gone: gives everything back. `why` is what
+    /// the end is called if nobody ended the stream before. Called once, when
+    /// the body is dropped, which is how every stream ends.
+    fn close(&self) {
+        let _timed = Timed::new(&self.shared.metrics.cleanup, Instant::now());
+        let (slots, reason) = {
+            let mut outbox = self.outbox();
+            let reason = outbox.reason();
+            (outbox.clear(), reason)
+        };
+        let subscriptions = slots.len();
+        for slot in slots {
+            self.shared
+                .registry
+                .unsubscribe(&slot.topic, slot.index, self.id);
+        }
+        self.shared
+            .metrics
+            .ended
+            .with_label_values(&[reason.label()])
+            .inc();
+        self.shared.census.leave(self.id);
+        if let Some(profile) = self.profile() {
+            self.log_ended(profile, &reason, subscriptions);
+        }
+        self.shared.census.release();
+        self.ending.notify_one();
+        self.answered.notify_one();
+        self.closed.notify_one();
+    }
+}
+
+/// What a subscription is answered with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answer {
+    pub(crate) shard: ShardId,
+    /// The highest seqno accepted.
+    pub(crate) head: Option<u64>,
+    /// What was asked for and is gone.
+    pub(crate) gap: Option<(u64, u64)>,
+}
+
+/// Closes its session when dropped: owned by the body, and so by whatever
+/// owns the stream.
+#[derive(Debug)]
+pub(crate) struct SessionGuard(pub(crate) Arc<Session>);
+
+impl Drop for SessionGuard {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,62 @@
+//! What sessions share, and what is known of each.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::environment::Environment;
+use crate::generation::Census;
+use crate::logging::LogGate;
+use crate::metrics::SessionMetrics;
+use crate::registry::Registry;
+
+/// Whom the session speaks for.
+#[derive(Clone, Debug)]
+pub(crate) struct Profile {
+    /// v0: the caller id; v1: the client's name. Escaped: printable ASCII.
+    pub(crate) caller_id: String,
+    pub(crate) environment: Arc<Environment>,
+    /// None: unknown.
+    pub(crate) generation: Option<u64>,
+    pub(crate) role: String,
+    pub(crate) client_version: String,
+    pub(crate) read_only: bool,
+}
+
+/// Bounds of every session.
+#[derive(Clone, Debug)]
+pub(crate) struct SessionLimits {
+    /// Shards that it may be subscribed to.
+    pub(crate) max_subscriptions: usize,
+    /// Answers that wait for the client to read them; with more, the client
+    /// is not read.
+    pub(crate) max_control_frames: usize,
+}
+
+/// What all sessions of a server share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) census: Arc<Census>,
+    pub(crate) metrics: SessionMetrics,
+    pub(crate) limits: SessionLimits,
+    /// Bounds the lines about sessions that come and go: a peer that connects
+    /// in a loop is no reason to fill a disk.
+    pub(crate) lines: LogGate,
+}
+
+/// What passed over a session.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    pub(crate) diffs_in: AtomicU64,
+    pub(crate) bytes_in: AtomicU64,
+    pub(crate) diffs_out: AtomicU64,
+    pub(crate) bytes_out: AtomicU64,
+    pub(crate) missed: AtomicU64,
+}
+
+impl Traffic {
+    /// Counts a message received.
+    pub(crate) fn count_in(&self, bytes: u64) {
+        self.bytes_in.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
