@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+#
+# Checks and tests the whole project. Installs first what that needs beyond
+# Rust, in the versions of tools.env, into target/tools.
+#
+# The exit code is 0 only if everything passed. The output ends with the test
+# runner's own summary.
+set -euo pipefail
+shopt -s inherit_errexit
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=compat-tests/tools.env
+source compat-tests/tools.env
+tools=$PWD/target/tools
+export PATH=$tools/bin:$PATH
+
+step() {
+    printf '\n==> [%4d s] %s\n' "$SECONDS" "$*"
+}
+
+fail() {
+    printf 'run.sh: %s\n' "$*" >&2
+    exit 1
+}
+
+# need PROGRAM PACKAGE...: installs the Debian packages if there is no PROGRAM.
+need() {
+    local program=$1 root=()
+    shift
+    if command -v "$program" >/dev/null; then return; fi
+    step "apt-get install $*"
+    command -v apt-get >/dev/null ||
+        fail "$program is missing, and there is no apt-get: install it (Debian calls it: $*)"
+    if [[ $(id -u) -ne 0 ]]; then
+        { command -v sudo && sudo -n true; } >/dev/null 2>&1 ||
+            fail "$program is missing; to install it: sudo apt-get install $*"
+        root=(sudo)
+    fi
+    "${root[@]}" apt-get -q update
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qy install --no-install-recommends "$@"
+}
+
+# A Go that can build what asks for a newer Go: since 1.21 the go command
+# fetches the toolchain that is asked for. An older one can fetch it as a
+# module, which lacks nothing but the permission to be executed.
+modern_go() {
+    local version folder
+    version=$(go env GOVERSION)
+    version=${version#go1.}
+    if [[ ${version%%.*} =~ ^[0-9]+$ ]] && ((${version%%.*} < 21)); then
+        folder=$tools/go/$GO_TOOLCHAIN
+        if [[ ! -e $folder/complete ]]; then
+            local module=golang.org/toolchain@v0.0.1-$GO_TOOLCHAIN.linux-$(go env GOARCH) fetched
+            step "go mod download $module" >&2
+            fetched=$(cd / && go mod download -json "$module" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
+            mkdir -p "$tools/go"
+            rm -rf "$folder"
+            cp -R "$fetched" "$folder"
+            chmod -R u+w "$folder"
+            chmod +x "$folder"/bin/* "$folder"/pkg/tool/*/*
+            touch "$folder/complete"
+        fi
+        echo "$folder/bin/go"
+    else
+        command -v go
+    fi
+}
+
+install_grpcurl() {
+    # `go install` leaves no version in the program: it stands in a folder's name.
+    local folder=$tools/grpcurl/$GRPCURL_VERSION go
+    if [[ ! -x $folder/grpcurl ]]; then
+        need go golang-go ca-certificates
+        go=$(modern_go)
+        step "go install grpcurl@$GRPCURL_VERSION"
+        GOBIN=$folder GOFLAGS='' GOTOOLCHAIN=auto \
+            "$go" install "github.com/fullstorydev/grpcurl/cmd/grpcurl@$GRPCURL_VERSION"
+    fi
+    ln -sfn "$folder/grpcurl" "$tools/bin/grpcurl"
+}
+
+install_buf() {
+    local folder=$tools/buf/$BUF_VERSION
+    if [[ ! -x $folder/node_modules/.bin/buf ]]; then
+        need npm nodejs npm ca-certificates
+        step "npm install @bufbuild/buf@$BUF_VERSION"
+        mkdir -p "$folder"
+        npm install --prefix "$folder" --no-audit --no-fund --loglevel=error "@bufbuild/buf@$BUF_VERSION"
+    fi
+    ln -sfn "$folder/node_modules/.bin/buf" "$tools/bin/buf"
+}
+
+command -v cargo >/dev/null || fail 'cargo is missing: see https://rustup.rs'
+need cc gcc libc6-dev
+mkdir -p "$tools/bin"
+install_grpcurl
+install_buf
+
+step 'cargo fmt --all --check'
+cargo fmt --all --check
+
+step 'cargo clippy'
+cargo clippy --locked --workspace --all-targets -- -D warnings
+
+step 'buf lint'
+(cd proto && buf lint)
+
+step 'cargo doc'
+RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps
+
+# No test may be left out for want of a program.
+export REQUIRE_TOOLS=1
+step 'cargo test'
+cargo test --locked --workspace --no-fail-fast

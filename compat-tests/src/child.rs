@@ -1,0 +1,379 @@
+//! Starts the real `persist-pubsub` as a child process, on free ports of the
+//! loopback, and knows when it serves because it says so.
+
+use std::ffi::OsStr;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::process::Command;
+
+use crate::wait::{TimedOut, within};
+
+/// How often the child's addresses file is looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// A running server. Dropping it kills the process.
+#[derive(Debug)]
+pub struct Child {
+    process: tokio::process::Child,
+    folder: Folder,
+    addresses: Addresses,
+}
+
+/// Where a child serves, as it says itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// The data port.
+    pub listen: SocketAddr,
+    /// The operators' port.
+    pub admin_listen: SocketAddr,
+    /// The process.
+    pub pid: u32,
+}
+
+/// A child did not start, or not stop.
+#[derive(Debug, thiserror::Error)]
+pub enum ChildError {
+    /// The operating system refused.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// There is no binary, and none could be built.
+    #[error("cargo build of the server failed with {status}:\n{stderr}")]
+    Build {
+        /// How cargo ended.
+        status: ExitStatus,
+        /// What it said.
+        stderr: String,
+    },
+    /// It ended before it served.
+    #[error("the server ended with {status} before it served; it wrote:\n{log}")]
+    Exited {
+        /// How.
+        status: ExitStatus,
+        /// Its standard output and error.
+        log: String,
+    },
+    /// It says something about its addresses that cannot be read.
+    #[error("the addresses file says {0:?}")]
+    Addresses(String),
+    /// In time.
+    #[error("{source}; the server wrote:\n{log}")]
+    TimedOut {
+        /// What was awaited.
+        source: TimedOut,
+        /// Its standard output and error.
+        log: String,
+    },
+}
+
+fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> ChildError {
+    let what = what.into();
+    move |source| ChildError::Io { what, source }
+}
+
+impl Child {
+    /// Starts the server with further flags, and waits until it serves. Its
+    /// ports are free ones of the loopback, unless `--listen=` or
+    /// `--admin-listen=` says otherwise.
+    ///
+    /// # Errors
+    /// It cannot be built or started, ends, or does not serve within
+    /// [`crate::wait::PATIENCE`].
+    pub async fn start<S: AsRef<OsStr>>(flags: &[S]) -> Result<Self, ChildError> {
+        Self::start_binary(&binary().await?, flags).await
+    }
+
+    /// As [`Child::start`], of any binary with the same command line: one of
+    /// a release, say.
+    ///
+    /// # Errors
+    /// As [`Child::start`].
+    pub async fn start_binary<S: AsRef<OsStr>>(
+        binary: &Path,
+        flags: &[S],
+    ) -> Result<Self, ChildError> {
+        let folder = Folder::new().map_err(io("a temporary folder"))?;
+        let file = folder.path().join("addresses.json");
+        let log = std::fs::File::create(folder.log()).map_err(io("the child's log"))?;
+        let mut command = Command::new(binary);
+        // The settings of whoever runs the tests are not the test's.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("PERSIST_PUBSUB_") {
+                command.env_remove(name);
+            }
+        }
+        command.arg("serve").arg("--addresses-file").arg(&file);
+        for port in ["--listen=", "--admin-listen="] {
+            let names_it = |flag: &S| flag.as_ref().to_string_lossy().starts_with(port);
+            if !flags.iter().any(names_it) {
+                command.arg(format!("{port}127.0.0.1:0"));
+            }
+        }
+        command
+            .args(flags)
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            // Into a file: a pipe that nobody empties would stall the server.
+            .stderr(log.try_clone().map_err(io("the child's log"))?)
+            .stdout(log)
+            .kill_on_drop(true);
+        let mut process = command
+            .spawn()
+            .map_err(io(format!("starting {}", binary.display())))?;
+
+        let ready = serves(&mut process, &file);
+        match within("the server to write its addresses", ready).await {
+            Ok(Ok(addresses)) => Ok(Self {
+                process,
+                folder,
+                addresses,
+            }),
+            Ok(Err(NotServing::Exited(status))) => Err(ChildError::Exited {
+                status,
+                log: folder.read_log(),
+            }),
+            Ok(Err(NotServing::Other(error))) => Err(error),
+            Err(source) => Err(ChildError::TimedOut {
+                source,
+                log: folder.read_log(),
+            }),
+        }
+    }
+
+    /// Where it serves.
+    #[must_use]
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// The data port, to connect to.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.addresses.listen)
+    }
+
+    /// The operators' port, to connect to.
+    #[must_use]
+    pub fn admin_url(&self) -> String {
+        format!("http://{}", self.addresses.admin_listen)
+    }
+
+    /// Everything that it has written to its standard output and error.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.folder.read_log()
+    }
+
+    /// Sends SIGTERM, the polite request to end. Follow with [`Child::wait`].
+    ///
+    /// # Errors
+    /// The signal cannot be sent.
+    pub async fn terminate(&self) -> Result<(), ChildError> {
+        self.signal("TERM").await
+    }
+
+    /// Sends any signal, by its name without `SIG`.
+    ///
+    /// # Errors
+    /// The signal cannot be sent: the child has ended, say.
+    pub async fn signal(&self, name: &str) -> Result<(), ChildError> {
+        let what = || format!("SIG{name} to the server");
+        // None once it was waited for: its number may be another's by now.
+        let pid = self
+            .process
+            .id()
+            .ok_or_else(|| io(what())(std::io::ErrorKind::NotFound.into()))?;
+        // The shell's own `kill` is everywhere; the program is not.
+        let status = Command::new("sh")
+            .args(["-c", "kill -s \"$1\" \"$2\"", "sh", name, &pid.to_string()])
+            .status()
+            .await
+            .map_err(io(what()))?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(io(what())(std::io::Error::other(status.to_string())))
+        }
+    }
+
+    /// Waits for it to end.
+    ///
+    /// # Errors
+    /// It does not, within [`crate::wait::PATIENCE`].
+    pub async fn wait(&mut self) -> Result<ExitStatus, ChildError> {
+        match within("the server to end", self.process.wait()).await {
+            Ok(status) => status.map_err(io("waiting for the server")),
+            Err(source) => Err(ChildError::TimedOut {
+                source,
+                log: self.log(),
+            }),
+        }
+    }
+}
+
+enum NotServing {
+    Exited(ExitStatus),
+    Other(ChildError),
+}
+
+/// Waits for the addresses file, which appears whole (it is renamed into
+/// place) once the server serves. Without an end of its own.
+async fn serves(process: &mut tokio::process::Child, file: &Path) -> Result<Addresses, NotServing> {
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    loop {
+        tokio::select! {
+            status = process.wait() => {
+                return Err(match status {
+                    Ok(status) => NotServing::Exited(status),
+                    Err(e) => NotServing::Other(io("waiting for the server")(e)),
+                });
+            }
+            _ = looks.tick() => {}
+        }
+        match tokio::fs::read_to_string(file).await {
+            Ok(text) => {
+                return Addresses::parse(&text)
+                    .ok_or(NotServing::Other(ChildError::Addresses(text)));
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(NotServing::Other(io("reading the addresses file")(e))),
+        }
+    }
+}
+
+impl Addresses {
+    fn parse(text: &str) -> Option<Self> {
+        let json: serde_json::Value = serde_json::from_str(text).ok()?;
+        Some(Self {
+            listen: json["listen"].as_str()?.parse().ok()?,
+            admin_listen: json["admin_listen"].as_str()?.parse().ok()?,
+            pid: json["pid"].as_u64()?.try_into().ok()?,
+        })
+    }
+}
+
+/// The server's binary: `PERSIST_PUBSUB_BIN`, or the one beside the test
+/// executable, which is built first where it is missing or out of date.
+async fn binary() -> Result<PathBuf, ChildError> {
+    static BINARY: tokio::sync::OnceCell<PathBuf> = tokio::sync::OnceCell::const_new();
+    if let Some(path) = std::env::var_os("PERSIST_PUBSUB_BIN") {
+        return Ok(path.into());
+    }
+    BINARY.get_or_try_init(beside_the_test).await.cloned()
+}
+
+async fn beside_the_test() -> Result<PathBuf, ChildError> {
+    // target/<profile>/deps/<this test>
+    let test = std::env::current_exe().map_err(io("the test's own path"))?;
+    let profile = test.ancestors().nth(2).unwrap_or(Path::new("."));
+    let binary = profile.join("persist-pubsub");
+    let built = std::fs::metadata(&binary).and_then(|file| file.modified());
+    if built.is_ok_and(|built| !sources().any(|source| is_newer(&source, built))) {
+        return Ok(binary);
+    }
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let folder = profile.file_name().unwrap_or(OsStr::new("debug"));
+    // cargo's one profile whose folder has another name
+    let name = if folder == "debug" {
+        OsStr::new("dev")
+    } else {
+        folder
+    };
+    let output = Command::new(cargo)
+        .current_dir(workspace())
+        // With the features that a test run of the whole workspace uses, whose
+        // libraries are there already.
+        .args(["build", "--workspace", "--bin", "persist-pubsub"])
+        .arg("--profile")
+        .arg(name)
+        .arg("--target-dir")
+        .arg(profile.parent().unwrap_or(profile))
+        .output()
+        .await
+        .map_err(io("starting cargo"))?;
+    if output.status.success() {
+        Ok(binary)
+    } else {
+        Err(ChildError::Build {
+            status: output.status,
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+}
+
+/// The workspace's folder.
+#[must_use]
+pub fn workspace() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here)
+}
+
+/// What the server is made of. cargo knows better, but `cargo test` of this
+/// package alone does not ask it, and a test of yesterday's server misleads.
+fn sources() -> impl Iterator<Item = PathBuf> {
+    ["Cargo.lock", "client", "proto", "server"]
+        .iter()
+        .map(|name| workspace().join(name))
+}
+
+/// Whether a file, or any file in a folder, was changed after `time`. Tests
+/// are no part of a binary.
+fn is_newer(path: &Path, time: std::time::SystemTime) -> bool {
+    if path.ends_with("tests") {
+        return false;
+    }
+    match std::fs::read_dir(path) {
+        Ok(entries) => entries.flatten().any(|entry| is_newer(&entry.path(), time)),
+        Err(_) => std::fs::metadata(path)
+            .and_then(|file| file.modified())
+            .is_ok_and(|changed| changed > time),
+    }
+}
+
+/// A temporary folder. Removed when dropped.
+#[derive(Debug)]
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> std::io::Result<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let name = format!(
+            "persist-pubsub-child-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
+        let path = std::env::temp_dir().join(name);
+        // Left over from a killed process of the same number.
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir(&path)?;
+        Ok(Self(path))
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+
+    fn log(&self) -> PathBuf {
+        self.0.join("log")
+    }
+
+    fn read_log(&self) -> String {
+        std::fs::read(self.log())
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,39 @@
+//! Instruments of the tests that hold a server to its promises, over real
+//! connections and on real traffic. `README.md` tells how to use them.
+//!
+//! | room | what it is |
+//! |---|---|
+//! | [`recording`] | reads recorded v0 traffic |
+//! | [`v0_peer`] | a scripted v0 client |
+//! | [`v1_peer`] | a scripted v1 client |
+//! | [`raw_call`] | a call below gRPC: any headers, any bytes |
+//! | [`raw_connection`] | a connection below HTTP/2: it stops where it is told to |
+//! | [`v0_reader`] | the model of a deployed v0 reader, and one at work |
+//! | [`store`] | the model of the consensus store: which seqnos are committed |
+//! | [`marker`] | tells when a server has taken what was sent, where v0 has no answer |
+//! | [`replay`] | plays a recording to a server over v0 |
+//! | [`broadcaster`] | the yardstick: a plain v0 server without a log |
+//! | [`bystanders`] | sessions that are to notice nothing |
+//! | [`operator`] | what the admin port shows |
+//! | [`child`] | starts the real server as a child process |
+//! | [`tools`], [`grpcurl`] | programs from outside, where they are installed |
+//! | [`wait`] | waits with an end, and says what was awaited |
+
+#![deny(missing_docs)]
+
+pub mod broadcaster;
+pub mod bystanders;
+pub mod child;
+pub mod grpcurl;
+pub mod marker;
+pub mod operator;
+pub mod raw_call;
+pub mod raw_connection;
+pub mod recording;
+pub mod replay;
+pub mod store;
+pub mod tools;
+pub mod v0_peer;
+pub mod v0_reader;
+pub mod v1_peer;
+pub mod wait;
