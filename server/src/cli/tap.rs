@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::target::Server;
 use super::{Failure, Format};
+use crate::logging::LogFormat;
 
 /// A wire version on the command line.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -81,6 +82,9 @@ impl FromStr for Position {
 }
 
 pub(super) async fn run(args: TapArgs) -> Result<(), Failure> {
+    // Why there is no connection, on standard error: events say nothing of an
+    // attempt that failed.
+    crate::logging::init(LogFormat::Text, "warn")?;
     let config = Config::new(&args.server.url()?)?
         .client_name("persist-pubsub tap")
         .client_version(env!("CARGO_PKG_VERSION"))
