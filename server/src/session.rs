@@ -134,9 +134,9 @@ impl Session {
     }
 
     /// Subscribes to some shards, each from its start on. Where the server
-    /// takes no more shards, those before are taken. Calls `answer` with each shard's head
-    /// before any diff of it can be sent, and with what is gone already; the
-    /// frame that `answer` returns goes out first.
+    /// takes no more shards, those before are taken. Calls `answer` with each
+    /// shard's head, and with what is gone already, before any diff of it can
+    /// be sent; the frames that `answer` returns go out first.
     ///
     /// Holds the session's lock throughout: keep the batch small.
     pub(crate) fn subscribe(
@@ -328,9 +328,9 @@ impl Session {
         self.closed.notified().await;
     }
 
-    /// The stream to the client is gone: gives everything back. `why` is what
-    /// the end is called if nobody ended the stream before. Called once, when
-    /// the body is dropped, which is how every stream ends.
+    /// The stream to the client is gone: gives everything back. Called once,
+    /// when the body is dropped, which is how every stream ends; if nobody
+    /// ended it before, the client has gone.
     fn close(&self) {
         let _timed = Timed::new(&self.shared.metrics.cleanup, Instant::now());
         let (slots, reason) = {
