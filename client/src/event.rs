@@ -26,7 +26,9 @@ pub enum Event {
     },
     /// Diffs of a subscribed shard that will not come: fetch now, unless the
     /// state has reached `to`. Usually above what was told before; a gap below
-    /// it means that something surfaced late.
+    /// it means that something surfaced late; one above `highest` passes on
+    /// what a single client says and the server doubts, so fetch once and do
+    /// not wait to reach it.
     Gap {
         /// The shard.
         shard: ShardId,
