@@ -56,26 +56,19 @@ struct ListArgs {
 }
 
 pub(super) async fn sessions(args: SessionsArgs) -> Result<(), Failure> {
-    let mut client = args.admin.connect().await?;
-    let mut rows = Vec::new();
-    let mut page_token = String::new();
-    loop {
-        let page = client
-            .list_sessions(ListSessionsRequest {
-                environment: args.list.environment.clone(),
-                page_size: PAGE,
-                page_token,
-            })
-            .await?
-            .into_inner();
-        rows.extend(page.sessions);
-        page_token = page.next_page_token;
-        if page_token.is_empty() || rows.len() >= args.list.limit {
-            break;
-        }
-    }
-    rows.truncate(args.list.limit);
-    match args.list.format {
+    let client = args.admin.connect().await?;
+    let list = args.list;
+    let rows = pages(list.limit, async |page_token| {
+        let request = ListSessionsRequest {
+            environment: list.environment.clone(),
+            page_size: PAGE,
+            page_token,
+        };
+        let page = client.clone().list_sessions(request).await?.into_inner();
+        Ok((page.sessions, page.next_page_token))
+    })
+    .await?;
+    match list.format {
         Format::Json => print_lines(rows.iter().map(session_json)),
         Format::Text => table(
             &[
@@ -100,27 +93,20 @@ pub(super) async fn sessions(args: SessionsArgs) -> Result<(), Failure> {
 }
 
 pub(super) async fn shards(args: ShardsArgs) -> Result<(), Failure> {
-    let mut client = args.admin.connect().await?;
-    let mut rows = Vec::new();
-    let mut page_token = String::new();
-    loop {
-        let page = client
-            .list_shards(ListShardsRequest {
-                environment: args.list.environment.clone(),
-                shard_prefix: args.prefix.clone(),
-                page_size: PAGE,
-                page_token,
-            })
-            .await?
-            .into_inner();
-        rows.extend(page.shards);
-        page_token = page.next_page_token;
-        if page_token.is_empty() || rows.len() >= args.list.limit {
-            break;
-        }
-    }
-    rows.truncate(args.list.limit);
-    match args.list.format {
+    let client = args.admin.connect().await?;
+    let list = args.list;
+    let rows = pages(list.limit, async |page_token| {
+        let request = ListShardsRequest {
+            environment: list.environment.clone(),
+            shard_prefix: args.prefix.clone(),
+            page_size: PAGE,
+            page_token,
+        };
+        let page = client.clone().list_shards(request).await?.into_inner();
+        Ok((page.shards, page.next_page_token))
+    })
+    .await?;
+    match list.format {
         Format::Json => print_lines(rows.iter().map(shard_json)),
         Format::Text => table(
             &[
@@ -136,6 +122,25 @@ pub(super) async fn shards(args: ShardsArgs) -> Result<(), Failure> {
             ],
             rows.iter().map(shard_row),
         ),
+    }
+}
+
+/// Up to `limit` rows, page by page. `fetch` takes a page's token and returns
+/// its rows and the next page's token, which is empty behind the last.
+async fn pages<Row>(
+    limit: usize,
+    fetch: impl AsyncFn(String) -> Result<(Vec<Row>, String), Failure>,
+) -> Result<Vec<Row>, Failure> {
+    let mut rows = Vec::new();
+    let mut token = String::new();
+    loop {
+        let (page, next) = fetch(token).await?;
+        rows.extend(page);
+        if next.is_empty() || rows.len() >= limit {
+            rows.truncate(limit);
+            return Ok(rows);
+        }
+        token = next;
     }
 }
 

@@ -136,8 +136,8 @@ pub(crate) struct Ranges {
     ranges: Vec<(u64, u64)>,
 }
 
-/// Ranges kept. A shard has a hole now and then; more than these at a time
-/// come from somebody who means it.
+/// Ranges kept: of the holes below what was evicted, and of what a session
+/// published and has not read past. Both are few unless somebody means it.
 const MAX_RANGES: usize = 64;
 
 impl Ranges {
