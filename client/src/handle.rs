@@ -8,7 +8,7 @@ use persist_pubsub_proto::{MAX_SEQNO, ShardId};
 
 use crate::config::Mode;
 use crate::outbox::Push;
-use crate::shared::{Held, Shared, lock, unix_time};
+use crate::shared::{Held, Shared, lock};
 use crate::stats::Stats;
 use crate::token::Subscription;
 
@@ -53,7 +53,7 @@ impl Client {
         let push = Push {
             shard: *shard,
             seqno,
-            committed: u64::try_from(unix_time().as_nanos()).unwrap_or(0),
+            committed: u64::try_from(shared.unix_time().as_nanos()).unwrap_or(0),
             diff: Some(diff),
         };
         lock(&shared.outbox).push(push, &shared.stats);

@@ -57,6 +57,7 @@ mod outbox;
 mod queue;
 mod shared;
 mod stats;
+mod system;
 mod token;
 
 use std::sync::Arc;
@@ -67,6 +68,7 @@ pub use handle::Client;
 pub use persist_pubsub_proto::ShardId;
 pub use queue::Events;
 pub use stats::Stats;
+pub use system::{Io, OperatingSystem, System};
 pub use token::Subscription;
 
 /// Begins to connect, and returns at once. It cannot fail: whatever is wrong
@@ -80,7 +82,17 @@ pub use token::Subscription;
 /// Outside of a tokio runtime with time and I/O enabled.
 #[must_use = "dropping either of the two ends the connection"]
 pub fn connect(config: Config) -> (Client, Events) {
-    let shared = Arc::new(shared::Shared::new(&config));
+    connect_by(config, OperatingSystem)
+}
+
+/// As [`connect`], with names, connections and the time of day from `system`:
+/// for a server in the same process, or a simulation.
+///
+/// # Panics
+/// Outside of a tokio runtime with time enabled.
+#[must_use = "dropping either of the two ends the connection"]
+pub fn connect_by(config: Config, system: impl System) -> (Client, Events) {
+    let shared = Arc::new(shared::Shared::new(&config, Arc::new(system)));
     let client = Client::new(Arc::clone(&shared));
     let (sink, events) = queue::Sink::new(&config, Arc::clone(&shared));
     tokio::spawn(connection::run(config, shared, sink));

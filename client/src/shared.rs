@@ -10,11 +10,13 @@ use crate::config::{Config, Mode};
 use crate::interest::Interest;
 use crate::outbox::Outbox;
 use crate::stats::Counters;
+use crate::system::System;
 
 /// Each mutex is held for a few map operations, never over an await. Where
 /// both are held, `interest` was taken first.
 pub(crate) struct Shared {
     pub(crate) mode: Mode,
+    pub(crate) system: Arc<dyn System>,
     pub(crate) interest: Mutex<Interest>,
     pub(crate) outbox: Mutex<Outbox>,
     pub(crate) stats: Counters,
@@ -26,8 +28,9 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config, system: Arc<dyn System>) -> Self {
         Self {
+            system,
             mode: config.mode,
             interest: Mutex::new(Interest::default()),
             outbox: Mutex::new(Outbox::new(config)),
@@ -35,6 +38,15 @@ impl Shared {
             nudge: Notify::new(),
             released: AtomicBool::new(false),
         }
+    }
+
+    /// The time of day since the Unix epoch, for stamps that go to other
+    /// processes. Nothing here waits by it.
+    pub(crate) fn unix_time(&self) -> Duration {
+        self.system
+            .now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
     }
 
     pub(crate) fn is_released(&self) -> bool {
@@ -57,14 +69,6 @@ impl Drop for Held {
 /// data consistent at each step, and a host must not fail because of us.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The time of day, for stamps that go to other processes. Nothing here waits
-/// by it.
-pub(crate) fn unix_time() -> Duration {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
 }
 
 /// A stamp of the protocol as a time; 0 means unknown.

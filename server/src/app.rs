@@ -6,16 +6,17 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinHandle};
 use tonic::service::Routes;
 
 use crate::admin::{self, Admin};
+use crate::clock::Clock;
 use crate::config::{Config, InvalidConfig};
 use crate::drain::{Drain, DrainOutcome, DrainState};
-use crate::listener;
+use crate::listener::{self, Accept};
 use crate::logging::LogGate;
 use crate::metrics::{ListenerMetrics, ScrapeMetrics, SessionMetrics, TopicMetrics};
 use crate::registry::Registry;
@@ -130,15 +131,31 @@ pub async fn start(
     config: Config,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<Server, StartError> {
+    // Before anything is bound.
     config.validate()?;
     let data = bind("--listen", config.listen).await?;
     let admin = bind("--admin-listen", config.admin_listen).await?;
-    let bound = |listener: &TcpListener| {
-        listener
-            .local_addr()
-            .map_err(|e| StartError::Internal(e.to_string()))
-    };
-    let (data_addr, admin_addr) = (bound(&data)?, bound(&admin)?);
+    start_on(config, data, admin, Clock::system(), shutdown).await
+}
+
+/// As [`start`], with connections and the time of day from elsewhere:
+/// `listen` and `admin_listen` of the config are not looked at. For a
+/// simulation, or for a server that is reached without a network.
+///
+/// # Errors
+/// See [`StartError`]; never [`StartError::Bind`]. Nothing is left running
+/// then.
+pub async fn start_on(
+    config: Config,
+    data: impl Accept,
+    admin: impl Accept,
+    clock: Clock,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<Server, StartError> {
+    config.validate()?;
+    let unknown = |e: io::Error| StartError::Internal(e.to_string());
+    let data_addr = data.local_addr().map_err(unknown)?;
+    let admin_addr = admin.local_addr().map_err(unknown)?;
 
     let metrics = prometheus::Registry::new();
     let defect = |e: prometheus::Error| StartError::Internal(e.to_string());
@@ -151,6 +168,7 @@ pub async fn start(
         census: Arc::new(config.census()),
         metrics: SessionMetrics::new(&metrics).map_err(defect)?,
         limits: config.session_limits(),
+        clock: clock.clone(),
         lines: LogGate::new(SESSION_LINES, Duration::from_secs(60)),
     });
     let drain = Drain::new();
@@ -175,7 +193,7 @@ pub async fn start(
         scrape: ScrapeMetrics::new(&metrics).map_err(defect)?,
         metrics: metrics.clone(),
         instance_id,
-        started_at: SystemTime::now(),
+        started_at: clock.now(),
         data_addr,
         v0_environment: config.v0_environment.clone(),
     };

@@ -42,4 +42,6 @@ mod session;
 mod topic;
 mod units;
 
+pub use clock::Clock;
 pub use drain::{DrainOutcome, DrainState};
+pub use listener::Accept;

@@ -49,13 +49,41 @@ const MAX_PENDING_RESETS: usize = 32;
 /// Streams that this end reset because of the peer's errors; likewise.
 const MAX_ERROR_RESETS: usize = 256;
 
-/// Where connections come from: TCP, or something simulated.
-pub(crate) trait Accept: Send + 'static {
-    /// A connection.
+/// Where connections come from: TCP, or whatever carries bytes both ways (a
+/// pipe within the process, a simulated network).
+pub trait Accept: Send + 'static {
+    /// A connection. Dropping it closes it.
     type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
 
-    /// Waits for the next connection. Cancel safe.
+    /// Waits for the next connection, with the address of its peer, which
+    /// logs and operators are shown. Has to be cancel safe: a connection is
+    /// returned or stays to be accepted.
+    ///
+    /// # Errors
+    /// Whatever a later attempt may not meet again: the server waits a moment
+    /// (5 ms, doubling to 1 s) and tries again, for ever.
     fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Io, SocketAddr)>> + Send;
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// If that is not known: the server does not start.
+    fn local_addr(&self) -> io::Result<SocketAddr>;
+}
+
+/// The delay before the next attempt to accept.
+pub(crate) struct Backoff(Duration);
+
+impl Backoff {
+    pub(crate) fn new() -> Self {
+        Self(FIRST_BACKOFF)
+    }
+
+    /// Waits, twice as long as the last time.
+    pub(crate) async fn wait(&mut self) {
+        tokio::time::sleep(self.0).await;
+        self.0 = (self.0 * 2).min(LONGEST_BACKOFF);
+    }
 }
 
 impl Accept for TcpListener {
@@ -66,6 +94,10 @@ impl Accept for TcpListener {
         // Diffs are small and urgent.
         stream.set_nodelay(true)?;
         Ok((stream, peer))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Self::local_addr(self)
     }
 }
 
@@ -96,18 +128,20 @@ pub(crate) async fn serve(
     let routes = routes.prepare();
     let mut state = drain.watch();
     let mut connections = JoinSet::new();
-    let mut backoff = FIRST_BACKOFF;
+    let mut backoff = Backoff::new();
     let gate = LogGate::new(5, Duration::from_secs(60));
     loop {
+        // In this order, a flood of connections keeps nothing else waiting.
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            biased;
             _ = state.wait_for(|&s| s == DrainState::Closed) => break,
             // Reaps those that ended.
             Some(_) = connections.join_next() => continue,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((io, peer)) => {
-                backoff = FIRST_BACKOFF;
+                backoff = Backoff::new();
                 metrics.accepted.inc();
                 if connections.len() >= limits.max_connections {
                     metrics.refused.inc();
@@ -132,8 +166,7 @@ pub(crate) async fn serve(
                 if let Some(unlogged) = gate.admit(Instant::now()) {
                     tracing::warn!(%error, unlogged, "cannot accept a connection");
                 }
-                tokio::time::sleep(backoff).await;
-                backoff = (backoff * 2).min(LONGEST_BACKOFF);
+                backoff.wait().await;
             }
         }
     }
@@ -186,13 +219,9 @@ async fn connection<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     let mut state = drain.watch();
     let mut ticks = tokio::time::interval(TICK.min(limits.handshake_timeout / 2));
     loop {
+        // In this order, a busy peer keeps the clocks from nothing.
         tokio::select! {
-            served = serving.as_mut() => {
-                if let Err(error) = served {
-                    tracing::debug!(%peer, %error, "connection failed");
-                }
-                break;
-            }
+            biased;
             () = handle.cut.notified() => {
                 tracing::debug!(%peer, "connection cut: it did not take the end of a stream");
                 break;
@@ -218,6 +247,12 @@ async fn connection<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
                     // It was asked to go, and did not.
                     break;
                 }
+            }
+            served = serving.as_mut() => {
+                if let Err(error) = served {
+                    tracing::debug!(%peer, %error, "connection failed");
+                }
+                break;
             }
         }
     }

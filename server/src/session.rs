@@ -15,7 +15,6 @@ use persist_pubsub_proto::ShardId;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::clock;
 use crate::environment::Environment;
 use crate::error::{EndReason, Refusal, RefusalCode};
 use crate::frame::{Publication, Wire};
@@ -64,7 +63,7 @@ impl Session {
             id,
             wire,
             address,
-            connected_at: SystemTime::now(),
+            connected_at: shared.clock.now(),
             traffic: Traffic::default(),
             profile: OnceLock::new(),
             mailbox: Arc::default(),
@@ -284,7 +283,7 @@ impl Session {
             &self.mailbox,
             &self.shared.registry,
             &self.shared.metrics,
-            clock::unix_nanos(),
+            self.shared.clock.unix_nanos(),
         );
         if let Poll::Ready(Output::Batch(batch)) = &output {
             let bytes = batch.frames.len() + batch.whole.as_ref().map_or(0, Bytes::len);

@@ -1,21 +1,22 @@
-//! Where connections come from. Whoever wants another transport under the
-//! client, as a simulation does, changes this file alone.
+//! Makes connections: HTTP/2 over what the system gives.
 
-use std::future::Future;
+use std::future::{Future, Ready, ready};
+use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::task::{Context, Poll};
 
-use tokio::net::lookup_host;
+use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::wire::text;
 use crate::config::Config;
 use crate::event::Reason;
 use crate::shared::lock;
+use crate::system::{Io, System};
 
 /// How much the server may send ahead of our reading, in bytes, on the stream
 /// and on the connection: what is held beside the event buffer at most. The
@@ -55,41 +56,51 @@ impl hyper::rt::Executor<Pin<Box<dyn Future<Output = ()> + Send>>> for Tasks {
 /// order, so that clients of a name with many spread over them, and none is
 /// stuck with a dead one. A channel is never used again: one that was sent
 /// away may not connect anew by itself.
-pub(super) async fn dial(config: &Config) -> Result<Line, Reason> {
+pub(super) async fn dial(config: &Config, system: &dyn System) -> Result<Line, Reason> {
     let all = config.connect_timeout;
-    timeout(all, try_addresses(config))
+    timeout(all, try_addresses(config, system))
         .await
         .unwrap_or_else(|_| Err(Reason::Unreachable(format!("no answer within {all:?}"))))
 }
 
-async fn try_addresses(config: &Config) -> Result<Line, Reason> {
+async fn try_addresses(config: &Config, system: &dyn System) -> Result<Line, Reason> {
     let unreachable = |why: String| Reason::Unreachable(text(&why));
-    let mut addresses: Vec<_> = lookup_host((config.host.as_str(), config.port))
+    let mut addresses = system
+        .look_up(&config.host, config.port)
         .await
-        .map_err(|error| unreachable(format!("look-up of {}: {error}", config.host)))?
-        .collect();
+        .map_err(|error| unreachable(format!("look-up of {}: {error}", config.host)))?;
     fastrand::shuffle(&mut addresses);
     addresses.truncate(ADDRESSES);
     let parts = u32::try_from(addresses.len()).unwrap_or(1).max(1);
     let mut last = unreachable(format!("{} has no address", config.host));
     for address in addresses {
-        match connect(config, address, config.connect_timeout / parts).await {
-            Ok(line) => return Ok(line),
-            Err(why) => last = unreachable(format!("{address}: {why}")),
-        }
+        let within = config.connect_timeout / parts;
+        let attempt = timeout(within, connect(config, system, address));
+        let why = match attempt.await {
+            Ok(Ok(line)) => return Ok(line),
+            Ok(Err(why)) => why,
+            Err(_) => format!("no answer within {within:?}"),
+        };
+        last = unreachable(format!("{address}: {why}"));
     }
     Err(last)
 }
 
-async fn connect(config: &Config, address: SocketAddr, within: Duration) -> Result<Line, String> {
+async fn connect(
+    config: &Config,
+    system: &dyn System,
+    address: SocketAddr,
+) -> Result<Line, String> {
+    let io = system
+        .connect(address)
+        .await
+        .map_err(|error| error.to_string())?;
     let tasks = Tasks::default();
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| error.to_string())?
         // The server is called by its name, not by the address found for it.
         .origin(config.endpoint.clone())
         .executor(tasks.clone())
-        .connect_timeout(within)
-        .tcp_nodelay(true)
         .http2_keep_alive_interval(config.keepalive_interval)
         .keep_alive_timeout(config.keepalive_timeout)
         .keep_alive_while_idle(true)
@@ -98,8 +109,30 @@ async fn connect(config: &Config, address: SocketAddr, within: Duration) -> Resu
         .http2_max_header_list_size(MAX_HEADER_LIST);
     // Whatever was spawned for an attempt that fails ends by itself: nothing
     // uses it.
-    let channel = endpoint.connect().await.map_err(|error| told(&error))?;
+    let channel = endpoint
+        .connect_with_connector(Connected(Some(io)))
+        .await
+        .map_err(|error| told(&error))?;
     Ok(Line { channel, tasks })
+}
+
+/// Gives the connection that was made to tonic, once.
+struct Connected(Option<Box<dyn Io>>);
+
+impl tower_service::Service<Uri> for Connected {
+    type Response = TokioIo<Box<dyn Io>>;
+    type Error = io::Error;
+    type Future = Ready<Result<Self::Response, io::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), io::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let io = self.0.take().map(TokioIo::new);
+        // Another attempt is another channel's.
+        ready(io.ok_or_else(|| io::ErrorKind::NotConnected.into()))
+    }
 }
 
 /// The error with its causes: tonic's own text says only that there was one.

@@ -58,7 +58,9 @@ impl Link {
         shared: Arc<Shared>,
         id: LinkId,
     ) -> Result<Box<Self>, Refusal> {
-        let line = dial::dial(&config).await.map_err(Refusal::Failed)?;
+        let line = dial::dial(&config, shared.system.as_ref())
+            .await
+            .map_err(Refusal::Failed)?;
         let most = config.handshake_timeout;
         timeout(most, Self::greet(&config, &shared, id, line))
             .await

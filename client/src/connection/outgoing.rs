@@ -24,7 +24,7 @@ pub(super) struct Outgoing<M> {
     link: LinkId,
     /// Said first, before the gate opens.
     greeting: Option<M>,
-    encode: fn(Frame) -> Option<M>,
+    encode: fn(Frame, &Shared) -> Option<M>,
     /// Since when nothing was said.
     quiet_since: Instant,
     heartbeat: Option<Pin<Box<Sleep>>>,
@@ -39,7 +39,7 @@ impl<M> Outgoing<M> {
         gate: Arc<Gate>,
         link: LinkId,
         greeting: Option<M>,
-        encode: fn(Frame) -> Option<M>,
+        encode: fn(Frame, &Shared) -> Option<M>,
         dropped: oneshot::Sender<()>,
     ) -> Self {
         Self {
@@ -115,7 +115,7 @@ impl<M: Unpin> Stream for Outgoing<M> {
                     Poll::Pending => return Poll::Pending,
                 },
             };
-            if let Some(message) = (this.encode)(frame) {
+            if let Some(message) = (this.encode)(frame, &this.shared) {
                 this.quiet_since = now;
                 return Poll::Ready(Some(message));
             }

@@ -12,7 +12,7 @@ use super::outgoing::Outgoing;
 use super::wire::{Diff, Frame, Inbound, Refusal};
 use crate::interest::Bounds;
 use crate::outbox::Takes;
-use crate::shared::unix_time;
+use crate::shared::Shared;
 
 /// The largest message that is read, in bytes: what a v0 server accepts bounds
 /// what it relays, with room to spare.
@@ -65,7 +65,7 @@ fn caller_id(name: &str) -> AsciiMetadataValue {
         .unwrap_or_else(|_| AsciiMetadataValue::from_static("unknown"))
 }
 
-pub(super) fn encode(frame: Frame) -> Option<v0::ProtoPubSubMessage> {
+pub(super) fn encode(frame: Frame, shared: &Shared) -> Option<v0::ProtoPubSubMessage> {
     let message = match frame {
         Frame::Subscribe { shards, .. } => {
             let (shard, _) = shards.first()?;
@@ -85,7 +85,7 @@ pub(super) fn encode(frame: Frame) -> Option<v0::ProtoPubSubMessage> {
         }),
         Frame::Heartbeat => return None,
     };
-    let now = unix_time();
+    let now = shared.unix_time();
     Some(v0::ProtoPubSubMessage {
         timestamp: Some(v0::ProtoDuration {
             secs: now.as_secs(),

@@ -15,6 +15,7 @@ use crate::config::{Config, Mode};
 use crate::event::{Reason, ServerInfo};
 use crate::interest::Bounds;
 use crate::outbox::Takes;
+use crate::shared::Shared;
 
 /// The largest message that is read, in bytes. A larger one ends the session.
 const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
@@ -128,7 +129,7 @@ fn settle(welcome: &v1::Welcome) -> Result<Welcome, Refusal> {
     })
 }
 
-pub(super) fn encode(frame: Frame) -> Option<v1::SessionRequest> {
+pub(super) fn encode(frame: Frame, _: &Shared) -> Option<v1::SessionRequest> {
     Some(request(match frame {
         Frame::Subscribe { request, shards } => {
             session_request::Message::Subscribe(v1::Subscribe {

@@ -169,6 +169,7 @@ impl AdminService for Admin {
             request.environment,
             shard,
             self.drain.watch(),
+            self.shared.clock.clone(),
         ))))
     }
 }

@@ -4,16 +4,17 @@ mod calls;
 mod http;
 mod watch;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::Router;
 use persist_pubsub_proto::admin_v1::admin_service_server::AdminServiceServer;
-use tokio::net::TcpListener;
 use tonic::service::Routes;
 
 use crate::drain::Drain;
+use crate::listener::{Accept, Backoff};
 use crate::metrics::ScrapeMetrics;
 use crate::session::Shared;
 
@@ -43,9 +44,34 @@ where
 }
 
 /// Serves until aborted.
-pub(crate) async fn serve(listener: TcpListener, router: Router) {
-    // Retries failures to accept by itself; never ends.
-    if let Err(error) = axum::serve(listener, router).await {
+pub(crate) async fn serve(listener: impl Accept, router: Router) {
+    // Never ends: failures to accept are tried again.
+    if let Err(error) = axum::serve(Patient(listener), router).await {
         tracing::error!(%error, "the operators' port has failed");
+    }
+}
+
+/// Accepts for axum, which wants no failure to be seen.
+struct Patient<A>(A);
+
+impl<A: Accept> axum::serve::Listener for Patient<A> {
+    type Io = A::Io;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (A::Io, SocketAddr) {
+        let mut backoff = Backoff::new();
+        loop {
+            match self.0.accept().await {
+                Ok(accepted) => return accepted,
+                Err(error) => {
+                    tracing::debug!(%error, "cannot accept on the operators' port");
+                    backoff.wait().await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
     }
 }

@@ -10,7 +10,7 @@ use tokio_stream::wrappers::{BroadcastStream, WatchStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::Status;
 
-use crate::clock;
+use crate::clock::{self, Clock};
 use crate::drain::DrainState;
 use crate::happening::{Happening, What};
 use crate::topic::Verdict;
@@ -22,15 +22,16 @@ pub(super) fn shards(
     environment: String,
     shard: Option<ShardId>,
     drain: watch::Receiver<DrainState>,
+    clock: Clock,
 ) -> impl Stream<Item = Result<WatchShardsResponse, Status>> {
     let events = BroadcastStream::new(happenings).filter_map(move |happening| match happening {
         Ok(h) => {
             let wanted = (environment.is_empty() || h.environment.name() == environment)
                 && shard.is_none_or(|shard| shard == h.shard);
-            wanted.then(|| Some(Ok(show(&h))))
+            wanted.then(|| Some(Ok(show(&h, clock.now()))))
         }
         Err(BroadcastStreamRecvError::Lagged(missed)) => Some(Some(Ok(WatchShardsResponse {
-            at: Some(clock::timestamp(SystemTime::now())),
+            at: Some(clock::timestamp(clock.now())),
             event: ShardEvent::Missed.into(),
             missed,
             ..WatchShardsResponse::default()
@@ -41,8 +42,7 @@ pub(super) fn shards(
     events.merge(closed).map_while(|event| event)
 }
 
-fn show(h: &Happening) -> WatchShardsResponse {
-    let now = SystemTime::now();
+fn show(h: &Happening, now: SystemTime) -> WatchShardsResponse {
     let event = match h.what {
         What::Announced => ShardEvent::Announced,
         What::Gapped => ShardEvent::Gapped,

@@ -11,7 +11,7 @@ use persist_pubsub_proto::{ShardId, v0, v1};
 use super::Failure;
 use super::tap::WireArg;
 use super::target::Server;
-use crate::clock;
+use crate::clock::Clock;
 
 /// How long the server may take to take it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -95,7 +95,7 @@ async fn push_v1(args: &PushArgs, diff: Option<Vec<u8>>) -> Result<(), Failure> 
         Request::Publish(v1::Publish {
             shard_id: args.shard.to_bytes(),
             seqno: args.seqno,
-            committed_unix_nanos: clock::unix_nanos(),
+            committed_unix_nanos: Clock::system().unix_nanos(),
             diff: diff.map(Into::into),
         }),
     ]
@@ -117,7 +117,7 @@ async fn push_v1(args: &PushArgs, diff: Option<Vec<u8>>) -> Result<(), Failure> 
 
 async fn push_v0(args: &PushArgs, diff: Option<Vec<u8>>) -> Result<(), Failure> {
     let diff = diff.ok_or("v0 cannot say that a shard has reached a seqno without the diff")?;
-    let nanos = Duration::from_nanos(clock::unix_nanos());
+    let nanos = Duration::from_nanos(Clock::system().unix_nanos());
     let message = v0::ProtoPubSubMessage {
         timestamp: Some(v0::ProtoDuration {
             secs: nanos.as_secs(),

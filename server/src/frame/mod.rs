@@ -15,8 +15,6 @@ use bytes::{BufMut, Bytes, BytesMut};
 use persist_pubsub_proto::{InvalidShardId, ShardId, v0, v1};
 use prost::Message;
 
-use crate::clock;
-
 use spelling::v0 as spelled_v0;
 pub(crate) use spelling::v1 as spelled_v1;
 
@@ -93,12 +91,13 @@ impl Diff {
     }
 
     /// The frame for one wire version, encoded if this is its first use.
-    pub(crate) fn frame(&self, wire: Wire, shard: ShardId, seqno: u64) -> &Bytes {
+    /// `now_nanos` stands in for a stamp that is missing, in v0: a deployed
+    /// client may count on there being one.
+    pub(crate) fn frame(&self, wire: Wire, shard: ShardId, seqno: u64, now_nanos: u64) -> &Bytes {
         self.cell(wire).get_or_init(|| match wire {
             Wire::V0 => encode_frame(&v0::ProtoPubSubMessage {
                 timestamp: Some(duration(match self.committed_unix_nanos {
-                    // A deployed client may count on there being one.
-                    0 => clock::unix_nanos(),
+                    0 => now_nanos,
                     stamp => stamp,
                 })),
                 message: Some(v0::proto_pub_sub_message::Message::PushDiff(

@@ -195,16 +195,16 @@ mod tests {
             let got = v0_spelled(&message).expect("canonical");
             prop_assert_eq!((got.shard, got.seqno), (shard, seqno));
             let d = got.diff.expect("has a diff");
-            prop_assert_eq!(&d.frame(Wire::V0, shard, seqno)[PREFIX..], &message[..]);
-            let v1 = v1::SessionResponse::decode(&d.frame(Wire::V1, shard, seqno)[PREFIX..]).expect("decodes");
+            prop_assert_eq!(&d.frame(Wire::V0, shard, seqno, 1)[PREFIX..], &message[..]);
+            let v1 = v1::SessionResponse::decode(&d.frame(Wire::V1, shard, seqno, 1)[PREFIX..]).expect("decodes");
             let Some(v1::session_response::Message::Diff(v1)) = v1.message else { panic!("a diff") };
             prop_assert_eq!(&v1.diff[..], &diff[..]);
             prop_assert_eq!(v1.committed_unix_nanos, secs * NANOS + u64::from(nanos));
 
             let message = v1_publish(shard, seqno, v1.committed_unix_nanos, diff.clone());
             let d = v1_spelled(&message).expect("canonical").diff.expect("has a diff");
-            prop_assert_eq!(&d.frame(Wire::V1, shard, seqno)[PREFIX..], &message[..]);
-            prop_assert_eq!(&d.frame(Wire::V0, shard, seqno)[PREFIX..], &v0_push(shard, seqno, secs, nanos, diff)[..]);
+            prop_assert_eq!(&d.frame(Wire::V1, shard, seqno, 1)[PREFIX..], &message[..]);
+            prop_assert_eq!(&d.frame(Wire::V0, shard, seqno, 1)[PREFIX..], &v0_push(shard, seqno, secs, nanos, diff)[..]);
         }
 
         /// Whatever the shortcut accepts, the decoder reads alike.

@@ -90,6 +90,10 @@ impl<'a> Filling<'a> {
 }
 
 impl Sink for Filling<'_> {
+    fn now_nanos(&self) -> u64 {
+        self.now_nanos
+    }
+
     fn diff(&mut self, frame: &Bytes, stamp: Option<u64>) -> ControlFlow<()> {
         if self.whole.is_some()
             || (!self.buf.is_empty() && self.buf.len() + frame.len() > BATCH_BYTES)

@@ -198,13 +198,16 @@ async fn read(
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut turn = 0;
     loop {
+        // In this order, a client that sends without a pause keeps the rest
+        // from nothing.
         let frame = tokio::select! {
-            frame = body.frame() => frame,
+            biased;
+            () = session.ending() => return,
             now = ticks.tick() => {
                 dialect.tick(now);
                 continue;
             }
-            () = session.ending() => return,
+            frame = body.frame() => frame,
         };
         let chunk = match frame {
             Some(Ok(frame)) => frame.into_data(),

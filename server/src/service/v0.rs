@@ -10,7 +10,6 @@ use persist_pubsub_proto::v0::CALLER_ID;
 use tokio::time::Instant;
 
 use super::{Dialect, ServiceContext};
-use crate::clock;
 use crate::error::{Refusal, RefusalCode};
 use crate::frame::{self, FromV0, MessageError};
 use crate::session::{Profile, Session};
@@ -54,7 +53,7 @@ impl Speaker {
     }
 
     fn handle(&self, message: &Bytes) -> Result<(), Refusal> {
-        match frame::read_v0(message, clock::unix_nanos())? {
+        match frame::read_v0(message, self.session.shared().clock.unix_nanos())? {
             FromV0::Push(publication) => self.session.publish(publication),
             FromV0::Subscribe(shard) => {
                 let shards = [(shard, Start::Replay)];

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::clock::Clock;
 use crate::environment::Environment;
 use crate::generation::Census;
 use crate::logging::LogGate;
@@ -39,6 +40,7 @@ pub(crate) struct Shared {
     pub(crate) census: Arc<Census>,
     pub(crate) metrics: SessionMetrics,
     pub(crate) limits: SessionLimits,
+    pub(crate) clock: Clock,
     /// Bounds the lines about sessions that come and go: a peer that connects
     /// in a loop is no reason to fill a disk.
     pub(crate) lines: LogGate,

@@ -33,6 +33,8 @@ pub(crate) struct Reader {
 
 /// Where a reader's frames go.
 pub(crate) trait Sink {
+    /// The time of day, in nanoseconds since the Unix epoch.
+    fn now_nanos(&self) -> u64;
     /// Takes a frame, or breaks if it has no room for it now.
     fn diff(&mut self, frame: &Bytes, stamp: Option<u64>) -> ControlFlow<()>;
     /// Takes a hole: `from..=to` will not come. Always has room.
@@ -256,7 +258,12 @@ impl<S: Sink> Output<'_, S> {
             return ControlFlow::Continue(());
         }
         let before = diff.frame_bytes();
-        let frame = diff.frame(self.reader.wire, self.shard, entry.seqno);
+        let frame = diff.frame(
+            self.reader.wire,
+            self.shard,
+            entry.seqno,
+            self.sink.now_nanos(),
+        );
         self.encoded += diff.frame_bytes() - before;
         if v0 && frame.len() > self.limits.v0_max_frame_bytes {
             self.sink.oversize();

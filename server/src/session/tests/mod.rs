@@ -50,6 +50,7 @@ impl Bench {
                 census: Arc::new(config.census()),
                 metrics: SessionMetrics::new(&metrics).unwrap(),
                 limits: config.session_limits(),
+                clock: crate::clock::Clock::system(),
                 lines: crate::logging::LogGate::new(u32::MAX, std::time::Duration::from_secs(1)),
             }),
         }

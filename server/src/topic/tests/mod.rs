@@ -267,6 +267,10 @@ struct TestSink<'a> {
 }
 
 impl Sink for TestSink<'_> {
+    fn now_nanos(&self) -> u64 {
+        1
+    }
+
     fn diff(&mut self, frame: &Bytes, stamp: Option<u64>) -> ControlFlow<()> {
         if self.room == 0 {
             return ControlFlow::Break(());
