@@ -12,6 +12,7 @@
 //! | [`store`] | the model of the consensus store: which seqnos are committed |
 //! | [`marker`] | tells when a server has taken what was sent, where v0 has no answer |
 //! | [`replay`] | plays a recording to a server over v0 |
+//! | [`simulation`] | the server and the client over a simulated network and clock |
 //! | [`broadcaster`] | the yardstick: a plain v0 server without a log |
 //! | [`bystanders`] | sessions that are to notice nothing |
 //! | [`operator`] | what the admin port shows |
@@ -31,6 +32,7 @@ pub mod raw_call;
 pub mod raw_connection;
 pub mod recording;
 pub mod replay;
+pub mod simulation;
 pub mod store;
 pub mod tools;
 pub mod v0_peer;

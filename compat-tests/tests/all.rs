@@ -24,6 +24,7 @@ mod poison;
 mod recordings;
 mod replaying;
 mod resume;
+mod simulation;
 mod starting;
 mod watching;
 

@@ -272,13 +272,11 @@ fn reflection(
 
 /// Turns the health of every service off when the server begins to go.
 async fn unhealthy_when_leaving(drain: Drain, health: tonic_health::server::HealthReporter) {
-    let mut state = drain.watch();
-    if state.wait_for(|&s| s > DrainState::Serving).await.is_ok() {
-        let down = tonic_health::ServingStatus::NotServing;
-        health.set_service_status("", down).await;
-        health.set_not_serving::<V0Service>().await;
-        health.set_not_serving::<V1Service>().await;
-    }
+    drain.reached(DrainState::NotReady).await;
+    let down = tonic_health::ServingStatus::NotServing;
+    health.set_service_status("", down).await;
+    health.set_not_serving::<V0Service>().await;
+    health.set_not_serving::<V1Service>().await;
 }
 
 /// Writes the addresses where a script can wait for them: whole, or not at

@@ -6,10 +6,11 @@
 //!            is off      are ended   deadline has passed
 //! ```
 
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::error::EndReason;
@@ -54,8 +55,14 @@ impl DrainState {
 
 /// The state, and who may change it: [`Drain::run`], once.
 #[derive(Clone, Debug)]
-pub(crate) struct Drain {
-    state: watch::Sender<DrainState>,
+pub(crate) struct Drain(Arc<Progress>);
+
+/// Not a watch channel, which wakes those who wait in an order that it draws:
+/// here they go in the order in which they came.
+#[derive(Debug)]
+struct Progress {
+    state: Mutex<DrainState>,
+    changed: Notify,
 }
 
 /// How a drain ended.
@@ -69,22 +76,33 @@ pub enum DrainOutcome {
 
 impl Drain {
     pub(crate) fn new() -> Self {
-        Self {
-            state: watch::Sender::new(DrainState::Serving),
-        }
+        Self(Arc::new(Progress {
+            state: Mutex::new(DrainState::Serving),
+            changed: Notify::new(),
+        }))
     }
 
     pub(crate) fn state(&self) -> DrainState {
-        *self.state.borrow()
+        *self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn watch(&self) -> watch::Receiver<DrainState> {
-        self.state.subscribe()
+    /// Completes when the server stands at `state` or further.
+    pub(crate) async fn reached(&self, state: DrainState) {
+        loop {
+            let mut changed = pin!(self.0.changed.notified());
+            // Before the look: no change in between is missed.
+            changed.as_mut().enable();
+            if self.state() >= state {
+                return;
+            }
+            changed.await;
+        }
     }
 
     fn enter(&self, state: DrainState, why: &str) {
         tracing::info!(state = state.as_str(), why, "drain");
-        self.state.send_replace(state);
+        *self.0.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        self.0.changed.notify_waiters();
     }
 
     /// Ends every stream: v1 sessions are told at once and ended when the

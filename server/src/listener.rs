@@ -126,7 +126,6 @@ pub(crate) async fn serve(
     drain: Drain,
 ) {
     let routes = routes.prepare();
-    let mut state = drain.watch();
     let mut connections = JoinSet::new();
     let mut backoff = Backoff::new();
     let gate = LogGate::new(5, Duration::from_secs(60));
@@ -134,7 +133,7 @@ pub(crate) async fn serve(
         // In this order, a flood of connections keeps nothing else waiting.
         let accepted = tokio::select! {
             biased;
-            _ = state.wait_for(|&s| s == DrainState::Closed) => break,
+            () = drain.reached(DrainState::Closed) => break,
             // Reaps those that ended.
             Some(_) = connections.join_next() => continue,
             accepted = listener.accept() => accepted,
@@ -202,6 +201,8 @@ async fn connection<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
+        // gRPC has no use for it.
+        .auto_date_header(false)
         .max_concurrent_streams(limits.max_streams_per_connection)
         .max_header_list_size(limits.max_header_bytes)
         .initial_stream_window_size(STREAM_WINDOW)
@@ -216,7 +217,6 @@ async fn connection<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     let opened_at = Instant::now();
     let mut busy_at = opened_at;
     let mut leaving = false;
-    let mut state = drain.watch();
     let mut ticks = tokio::time::interval(TICK.min(limits.handshake_timeout / 2));
     loop {
         // In this order, a busy peer keeps the clocks from nothing.
@@ -226,7 +226,7 @@ async fn connection<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
                 tracing::debug!(%peer, "connection cut: it did not take the end of a stream");
                 break;
             }
-            _ = state.wait_for(|&s| s == DrainState::Closed), if !leaving => {
+            () = drain.reached(DrainState::Closed), if !leaving => {
                 leaving = true;
                 serving.as_mut().graceful_shutdown();
             }

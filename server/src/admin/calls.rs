@@ -168,7 +168,7 @@ impl AdminService for Admin {
             happenings,
             request.environment,
             shard,
-            self.drain.watch(),
+            self.drain.clone(),
             self.shared.clock.clone(),
         ))))
     }

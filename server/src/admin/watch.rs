@@ -1,17 +1,19 @@
 //! What happens on shards, as a stream.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use persist_pubsub_proto::ShardId;
 use persist_pubsub_proto::admin_v1::{ShardEvent, WatchShardsResponse};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::broadcast;
+use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
-use tokio_stream::wrappers::{BroadcastStream, WatchStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::Status;
 
 use crate::clock::{self, Clock};
-use crate::drain::DrainState;
+use crate::drain::{Drain, DrainState};
 use crate::happening::{Happening, What};
 use crate::topic::Verdict;
 
@@ -21,25 +23,43 @@ pub(super) fn shards(
     happenings: broadcast::Receiver<Happening>,
     environment: String,
     shard: Option<ShardId>,
-    drain: watch::Receiver<DrainState>,
+    drain: Drain,
     clock: Clock,
 ) -> impl Stream<Item = Result<WatchShardsResponse, Status>> {
     let events = BroadcastStream::new(happenings).filter_map(move |happening| match happening {
         Ok(h) => {
             let wanted = (environment.is_empty() || h.environment.name() == environment)
                 && shard.is_none_or(|shard| shard == h.shard);
-            wanted.then(|| Some(Ok(show(&h, clock.now()))))
+            wanted.then(|| Ok(show(&h, clock.now())))
         }
-        Err(BroadcastStreamRecvError::Lagged(missed)) => Some(Some(Ok(WatchShardsResponse {
+        Err(BroadcastStreamRecvError::Lagged(missed)) => Some(Ok(WatchShardsResponse {
             at: Some(clock::timestamp(clock.now())),
             event: ShardEvent::Missed.into(),
             missed,
             ..WatchShardsResponse::default()
-        }))),
+        })),
     });
-    let closed =
-        WatchStream::new(drain).filter_map(|state| (state == DrainState::Closed).then_some(None));
-    events.merge(closed).map_while(|event| event)
+    Until {
+        events,
+        end: Box::pin(async move { drain.reached(DrainState::Closed).await }),
+    }
+}
+
+/// A stream that ends with a future.
+struct Until<S> {
+    events: S,
+    end: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl<S: Stream + Unpin> Stream for Until<S> {
+    type Item = S::Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        if self.end.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(None);
+        }
+        Pin::new(&mut self.events).poll_next(cx)
+    }
 }
 
 fn show(h: &Happening, now: SystemTime) -> WatchShardsResponse {

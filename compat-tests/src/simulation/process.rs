@@ -1,0 +1,340 @@
+//! A process of the simulated environment: the real client, a host that
+//! commits and pushes, and readers that hold what comes against the promises.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use fastrand::Rng;
+use persist_pubsub_client::{
+    Client, Config, Event, Events, Subscription, WirePreference, connect_by,
+};
+use persist_pubsub_proto::ShardId;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use super::clock::SimClock;
+use super::net::{Host, Machine, Net};
+use super::reader::{LIES, Reader};
+use super::world::World;
+
+/// What a process is told to do.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Order {
+    /// Do not read events for so long.
+    Stall(Duration),
+    /// Commit and push so many diffs at once.
+    Burst(u32),
+    /// Push something absurd.
+    Lie,
+    /// Subscribe or unsubscribe a shard.
+    Churn,
+    /// Publish nothing more by yourself.
+    Quiet,
+    /// Commit and push one diff to every shard that you write.
+    Last,
+}
+
+/// How a process behaves.
+#[derive(Clone, Debug)]
+pub(super) struct Habits {
+    pub(super) wire: WirePreference,
+    /// The mean pause between two of its commits.
+    pub(super) pause: Duration,
+    pub(super) push_buffer: (usize, usize),
+    pub(super) event_buffer: (usize, usize),
+}
+
+pub(super) struct Process {
+    name: String,
+    world: World,
+    rng: Rng,
+    shards: Vec<ShardId>,
+    habits: Habits,
+    client: Client,
+    events: Events,
+    readers: BTreeMap<ShardId, Reader>,
+    /// What it pushed, of each shard.
+    own: BTreeMap<ShardId, BTreeSet<u64>>,
+    /// Committed, and pushed a moment later.
+    later: Vec<(Instant, ShardId, u64, Bytes)>,
+    next_commit: Option<Instant>,
+    stalled_until: Instant,
+    /// Said in reading the violations and lines.
+    sessions: u64,
+}
+
+impl Process {
+    pub(super) fn start(
+        name: String,
+        (net, host, clock): (&Net, Host, &SimClock),
+        world: &World,
+        mut rng: Rng,
+        shards: &[ShardId],
+        habits: Habits,
+    ) -> Self {
+        let config = config(&name, &habits, &mut rng);
+        let machine = Machine {
+            net: net.clone(),
+            host,
+            clock: clock.clone(),
+        };
+        world.saw(format_args!("{name} starts: {habits:?}"));
+        let (client, events) = connect_by(config, machine);
+        let mut process = Self {
+            name,
+            world: world.clone(),
+            rng,
+            shards: shards.to_vec(),
+            habits,
+            client,
+            events,
+            readers: BTreeMap::new(),
+            own: BTreeMap::new(),
+            later: Vec::new(),
+            next_commit: Some(Instant::now()),
+            stalled_until: Instant::now(),
+            sessions: 0,
+        };
+        for &shard in shards {
+            if process.rng.u8(0..4) > 0 {
+                process.subscribe(shard);
+            }
+        }
+        process
+    }
+
+    pub(super) fn is_v0(&self) -> bool {
+        self.habits.wire == WirePreference::V0
+    }
+
+    fn subscribe(&mut self, shard: ShardId) {
+        // The host reads its state, and subscribes a moment later or at once.
+        let (token, from): (Subscription, _) = if self.rng.bool() {
+            let state = self.world.head(shard);
+            (self.client.subscribe_from(&shard, state), Some(state))
+        } else {
+            (self.client.subscribe(&shard), None)
+        };
+        self.world.saw(format_args!(
+            "{} subscribes to {shard} from {from:?}",
+            self.name
+        ));
+        let reader = Reader::new(&self.name, shard, &self.world, token, from);
+        // As an unsubscribe and a new subscription: what it pushed before is
+        // its own still.
+        self.readers.insert(shard, reader);
+    }
+
+    fn churn(&mut self) {
+        let shard = self.shards[self.rng.usize(0..self.shards.len())];
+        if self.readers.remove(&shard).is_some() {
+            self.world
+                .saw(format_args!("{} unsubscribes from {shard}", self.name));
+            if self.rng.bool() {
+                self.subscribe(shard);
+            }
+        } else {
+            self.subscribe(shard);
+        }
+    }
+
+    fn push(&mut self, shard: ShardId, seqno: u64, diff: Bytes) {
+        self.world.count(|c| c.pushes += 1);
+        self.world
+            .saw(format_args!("{} pushes {shard} {seqno}", self.name));
+        self.own.entry(shard).or_default().insert(seqno);
+        self.client.push_diff(&shard, seqno, diff);
+    }
+
+    fn commit(&mut self) {
+        let shard = self.shards[self.rng.usize(0..self.shards.len())];
+        let (seqno, diff) = self.world.commit(shard, &mut self.rng);
+        match self.rng.u8(0..40) {
+            // A writer that does not publish.
+            0 => {}
+            // Twice.
+            1 => {
+                self.push(shard, seqno, diff.clone());
+                self.push(shard, seqno, diff);
+            }
+            // Between the commit and the push, the process is busy.
+            2..=8 => {
+                let busy = Duration::from_millis(self.rng.u64(1..120));
+                self.later.push((Instant::now() + busy, shard, seqno, diff));
+            }
+            _ => self.push(shard, seqno, diff),
+        }
+    }
+
+    pub(super) fn obey(&mut self, order: Order) {
+        self.world
+            .saw(format_args!("{} is told: {order:?}", self.name));
+        match order {
+            Order::Stall(time) => self.stalled_until = Instant::now() + time,
+            Order::Burst(count) => (0..count).for_each(|_| self.commit()),
+            Order::Lie => {
+                let shard = self.shards[self.rng.usize(0..self.shards.len())];
+                let seqno = LIES + self.rng.u64(0..1 << 40);
+                self.push(shard, seqno, Bytes::from_static(b"a lie"));
+            }
+            Order::Churn => self.churn(),
+            Order::Quiet => {
+                self.next_commit = None;
+                self.stalled_until = Instant::now();
+            }
+            Order::Last => {
+                for shard in self.shards.clone() {
+                    let (seqno, diff) = self.world.commit(shard, &mut self.rng);
+                    self.push(shard, seqno, diff);
+                }
+            }
+        }
+    }
+
+    /// Lives until told to end: the orders' sender is gone. Returns itself,
+    /// for the last judgement.
+    pub(super) async fn live(mut self, mut orders: mpsc::Receiver<Order>) -> Self {
+        loop {
+            let now = Instant::now();
+            let never = now + Duration::from_secs(1_000_000);
+            let later = self.later.iter().map(|(at, ..)| *at).min().unwrap_or(never);
+            let commit = self.next_commit.unwrap_or(never);
+            let stalled = self.stalled_until > now;
+            tokio::select! {
+                biased;
+                order = orders.recv() => match order {
+                    Some(order) => self.obey(order),
+                    None => return self,
+                },
+                () = sleep_until(later) => {
+                    let now = Instant::now();
+                    let (due, rest) = self.later.drain(..).partition(|(at, ..)| *at <= now);
+                    self.later = rest;
+                    let due: Vec<_> = due;
+                    for (_, shard, seqno, diff) in due {
+                        self.push(shard, seqno, diff);
+                    }
+                }
+                () = sleep_until(commit) => {
+                    self.commit();
+                    let pause = self.habits.pause.mul_f64(2.0 * self.rng.f64());
+                    self.next_commit = Some(now + pause);
+                }
+                () = sleep_until(self.stalled_until), if stalled => {}
+                event = self.events.next(), if !stalled => match event {
+                    Some(event) => self.hear(event),
+                    None => {
+                        self.world.violated("advisory", format_args!("{}: the events ended", self.name));
+                        return self;
+                    }
+                },
+            }
+            self.check_bounds();
+        }
+    }
+
+    fn hear(&mut self, event: Event) {
+        self.world
+            .saw(format_args!("{} hears {}", self.name, brief(&event)));
+        let none = BTreeSet::new();
+        let (Event::Diff { shard, .. } | Event::Gap { shard, .. } | Event::Resync { shard, .. }) =
+            event
+        else {
+            if let Event::Connected { .. } = event {
+                self.sessions += 1;
+                self.world.count(|c| c.sessions += 1);
+            }
+            return;
+        };
+        let Some(reader) = self.readers.get_mut(&shard) else {
+            let what = format_args!("{}: {} without a subscription", self.name, brief(&event));
+            return self.world.violated("join", what);
+        };
+        let own = self.own.get(&shard).unwrap_or(&none);
+        match event {
+            Event::Diff { seqno, diff, .. } => reader.diff(seqno, &diff, own),
+            Event::Gap {
+                from, to, highest, ..
+            } => reader.gap(from, to, highest, own),
+            Event::Resync { highest, .. } => reader.resync(highest),
+            _ => {}
+        }
+    }
+
+    fn check_bounds(&self) {
+        let stats = self.client.stats();
+        // A single diff larger than the bound may wait alone.
+        let bound = self.habits.push_buffer.0 as u64 + 64 * 1024;
+        if stats.buffered_bytes > bound {
+            self.world.violated(
+                "advisory",
+                format_args!("{}: {} bytes wait", self.name, stats.buffered_bytes),
+            );
+        }
+    }
+
+    /// The highest seqno that it pushed of each shard, lies aside.
+    pub(super) fn pushed(&self) -> impl Iterator<Item = (ShardId, u64)> + '_ {
+        self.own.iter().filter_map(|(&shard, own)| {
+            let highest = own.range(..LIES).next_back()?;
+            Some((shard, *highest))
+        })
+    }
+
+    /// Whether every reader knows of these heads.
+    pub(super) fn check_knows(&self, heads: &BTreeMap<ShardId, u64>, when: &str) {
+        let none = BTreeSet::new();
+        for (&shard, &head) in heads {
+            let own = self.own.get(&shard).unwrap_or(&none);
+            if let Some(reader) = self.readers.get(&shard)
+                && !reader.knows(head, own)
+            {
+                self.world.violated(
+                    "convergence",
+                    format_args!(
+                        "{} {shard}: nobody told it of {head} {when} (state {})",
+                        self.name, reader.state
+                    ),
+                );
+            }
+        }
+        if !self.client.stats().connected {
+            self.world.violated(
+                "convergence",
+                format_args!("{}: no session {when}", self.name),
+            );
+        }
+    }
+
+    pub(super) fn subscriptions(&self) -> usize {
+        self.readers.len()
+    }
+}
+
+fn config(name: &str, habits: &Habits, rng: &mut Rng) -> Config {
+    let millis = Duration::from_millis;
+    let backoff = (millis(50), millis(rng.u64(500..3_000)));
+    // Constants that are always taken.
+    let config = Config::new("http://pubsub:6879")
+        .and_then(|config| config.backoff(backoff.0, backoff.1))
+        .unwrap_or_else(|error| unreachable!("{error}"));
+    config
+        .client_name(name)
+        .wire(habits.wire)
+        .connect_timeout(millis(1_000))
+        .handshake_timeout(millis(1_000))
+        .keepalive(millis(rng.u64(500..4_000)), millis(1_000))
+        .push_buffer(habits.push_buffer.0, habits.push_buffer.1)
+        .event_buffer(habits.event_buffer.0, habits.event_buffer.1)
+}
+
+/// An event, without a diff's bytes.
+fn brief(event: &Event) -> String {
+    match event {
+        Event::Diff {
+            shard, seqno, diff, ..
+        } => format!("diff {shard} {seqno} of {}", diff.len()),
+        other => format!("{other:?}"),
+    }
+}
