@@ -32,7 +32,7 @@ impl Shared {
         Self {
             system,
             mode: config.mode,
-            interest: Mutex::new(Interest::default()),
+            interest: Mutex::new(Interest::new(config)),
             outbox: Mutex::new(Outbox::new(config)),
             stats: Counters::default(),
             nudge: Notify::new(),
