@@ -1,13 +1,16 @@
 //! A process of the simulated environment: the real client, a host that
 //! commits and pushes, and readers that hold what comes against the promises.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use fastrand::Rng;
 use persist_pubsub_client::{
-    Client, Config, Event, Events, Subscription, WirePreference, connect_by,
+    Client, Config, Event, Events, Subscription, Wire, WirePreference, connect_by,
 };
 use persist_pubsub_proto::ShardId;
 use tokio::sync::mpsc;
@@ -15,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::clock::SimClock;
 use super::net::{Host, Machine, Net};
-use super::reader::{LIES, Reader};
+use super::reader::{LIES, Own, Reader};
 use super::world::World;
 
 /// What a process is told to do.
@@ -34,6 +37,9 @@ pub(super) enum Order {
     /// Commit and push one diff to every shard that you write.
     Last,
 }
+
+/// With no event for so long, none waits any more on the way to the host.
+const REFILL: Duration = Duration::from_millis(5);
 
 /// How a process behaves.
 #[derive(Clone, Debug)]
@@ -55,13 +61,14 @@ pub(super) struct Process {
     events: Events,
     readers: BTreeMap<ShardId, Reader>,
     /// What it pushed, of each shard.
-    own: BTreeMap<ShardId, BTreeSet<u64>>,
+    own: BTreeMap<ShardId, Own>,
     /// Committed, and pushed a moment later.
     later: Vec<(Instant, ShardId, u64, Bytes)>,
     next_commit: Option<Instant>,
     stalled_until: Instant,
-    /// Said in reading the violations and lines.
-    sessions: u64,
+    heard_at: Instant,
+    /// Whether the session speaks v1.
+    v1: bool,
 }
 
 impl Process {
@@ -94,7 +101,8 @@ impl Process {
             later: Vec::new(),
             next_commit: Some(Instant::now()),
             stalled_until: Instant::now(),
-            sessions: 0,
+            heard_at: Instant::now(),
+            v1: false,
         };
         for &shard in shards {
             if process.rng.u8(0..4) > 0 {
@@ -143,7 +151,7 @@ impl Process {
         self.world.count(|c| c.pushes += 1);
         self.world
             .saw(format_args!("{} pushes {shard} {seqno}", self.name));
-        self.own.entry(shard).or_default().insert(seqno);
+        self.own.entry(shard).or_default().push(seqno);
         self.client.push_diff(&shard, seqno, diff);
     }
 
@@ -201,6 +209,23 @@ impl Process {
             let later = self.later.iter().map(|(at, ..)| *at).min().unwrap_or(never);
             let commit = self.next_commit.unwrap_or(never);
             let stalled = self.stalled_until > now;
+            if !stalled {
+                match ready(&mut self.events).await {
+                    Poll::Ready(Some(event)) => {
+                        self.hear(event);
+                        continue;
+                    }
+                    Poll::Ready(None) => {
+                        let what = format_args!("{}: the events ended", self.name);
+                        self.world.violated("advisory", what);
+                        return self;
+                    }
+                    Poll::Pending if now >= self.heard_at + REFILL => {
+                        self.own.values_mut().for_each(Own::settle);
+                    }
+                    Poll::Pending => {}
+                }
+            }
             tokio::select! {
                 biased;
                 order = orders.recv() => match order {
@@ -222,41 +247,46 @@ impl Process {
                     self.next_commit = Some(now + pause);
                 }
                 () = sleep_until(self.stalled_until), if stalled => {}
-                event = self.events.next(), if !stalled => match event {
-                    Some(event) => self.hear(event),
-                    None => {
-                        self.world.violated("advisory", format_args!("{}: the events ended", self.name));
-                        return self;
-                    }
-                },
+                Some(event) = self.events.next(), if !stalled => self.hear(event),
             }
             self.check_bounds();
         }
     }
 
     fn hear(&mut self, event: Event) {
+        self.heard_at = Instant::now();
         self.world
             .saw(format_args!("{} hears {}", self.name, brief(&event)));
-        let none = BTreeSet::new();
+        let none = Own::default();
         let (Event::Diff { shard, .. } | Event::Gap { shard, .. } | Event::Resync { shard, .. }) =
             event
         else {
-            if let Event::Connected { .. } = event {
-                self.sessions += 1;
-                self.world.count(|c| c.sessions += 1);
+            match event {
+                Event::Connected { wire, .. } => {
+                    self.v1 = wire == Wire::V1;
+                    self.world.count(|c| c.sessions += 1);
+                }
+                Event::Disconnected { .. } => self.own.values_mut().for_each(Own::begin_anew),
+                _ => {}
             }
             return;
         };
+        if let Event::Resync { shard, .. } = event
+            && let Some(own) = self.own.get_mut(&shard)
+        {
+            own.begin_anew();
+        }
         let Some(reader) = self.readers.get_mut(&shard) else {
             let what = format_args!("{}: {} without a subscription", self.name, brief(&event));
             return self.world.violated("join", what);
         };
         let own = self.own.get(&shard).unwrap_or(&none);
+        let v1 = self.v1;
         match event {
-            Event::Diff { seqno, diff, .. } => reader.diff(seqno, &diff, own),
+            Event::Diff { seqno, diff, .. } => reader.diff(v1, seqno, &diff, own),
             Event::Gap {
                 from, to, highest, ..
-            } => reader.gap(from, to, highest, own),
+            } => reader.gap(v1, from, to, highest, own),
             Event::Resync { highest, .. } => reader.resync(highest),
             _ => {}
         }
@@ -277,17 +307,18 @@ impl Process {
     /// The highest seqno that it pushed of each shard, lies aside.
     pub(super) fn pushed(&self) -> impl Iterator<Item = (ShardId, u64)> + '_ {
         self.own.iter().filter_map(|(&shard, own)| {
-            let highest = own.range(..LIES).next_back()?;
-            Some((shard, *highest))
+            let highest = own.highest_true()?;
+            Some((shard, highest))
         })
     }
 
     /// Whether every reader knows of these heads.
     pub(super) fn check_knows(&self, heads: &BTreeMap<ShardId, u64>, when: &str) {
-        let none = BTreeSet::new();
+        let none = Own::default();
         for (&shard, &head) in heads {
             let own = self.own.get(&shard).unwrap_or(&none);
             if let Some(reader) = self.readers.get(&shard)
+                && !own.lied()
                 && !reader.knows(head, own)
             {
                 self.world.violated(
@@ -310,6 +341,12 @@ impl Process {
     pub(super) fn subscriptions(&self) -> usize {
         self.readers.len()
     }
+}
+
+/// The next event if it is there already.
+async fn ready(events: &mut Events) -> Poll<Option<Event>> {
+    let mut next = pin!(events.next());
+    poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx))).await
 }
 
 fn config(name: &str, habits: &Habits, rng: &mut Rng) -> Config {

@@ -13,6 +13,51 @@ use super::world::World;
 /// A seqno above this is a lie: nothing commits so many diffs.
 pub(super) const LIES: u64 = 5_000_000;
 
+/// What a process pushed of one shard.
+#[derive(Default)]
+pub(super) struct Own {
+    all: BTreeSet<u64>,
+    /// Since it last had no event to hear: those that it hears next may be
+    /// older than these.
+    fresh: BTreeSet<u64>,
+    /// Pushed in an earlier session: the promise is a session's.
+    earlier: BTreeSet<u64>,
+}
+
+impl Own {
+    pub(super) fn push(&mut self, seqno: u64) {
+        self.all.insert(seqno);
+        self.fresh.insert(seqno);
+    }
+
+    /// There is no event to hear.
+    pub(super) fn settle(&mut self) {
+        self.fresh.clear();
+    }
+
+    /// A new session, or the news that the server has forgotten.
+    pub(super) fn begin_anew(&mut self) {
+        self.earlier.extend(&self.all);
+    }
+
+    pub(super) fn highest_true(&self) -> Option<u64> {
+        self.all.range(..LIES).next_back().copied()
+    }
+
+    /// Whoever lies about a shard hears of it what the lie leaves.
+    pub(super) fn lied(&self) -> bool {
+        self.all.range(LIES..).next().is_some()
+    }
+
+    fn contains(&self, seqno: u64) -> bool {
+        self.all.contains(&seqno)
+    }
+
+    fn is_echo(&self, seqno: u64) -> bool {
+        self.contains(seqno) && !self.fresh.contains(&seqno) && !self.earlier.contains(&seqno)
+    }
+}
+
 pub(super) struct Reader {
     process: String,
     shard: ShardId,
@@ -26,6 +71,9 @@ pub(super) struct Reader {
     told: Option<u64>,
     /// The last diff that it was told.
     last: Option<u64>,
+    /// A lie was told to it, which costs it fetches, also over its own: from
+    /// here on only convergence is judged.
+    misled: bool,
 }
 
 impl Reader {
@@ -46,6 +94,7 @@ impl Reader {
             state: world.head(shard),
             told: from,
             last: from,
+            misled: false,
         }
     }
 
@@ -66,20 +115,23 @@ impl Reader {
         );
     }
 
-    /// A diff. `own`: what this process pushed of the shard.
-    pub(super) fn diff(&mut self, seqno: u64, diff: &Bytes, own: &BTreeSet<u64>) {
+    /// A diff, of a v1 session or a v0 one. `own`: what this process pushed of
+    /// the shard.
+    pub(super) fn diff(&mut self, v1: bool, seqno: u64, diff: &Bytes, own: &Own) {
         self.world.count(|c| c.diffs += 1);
         if self.last.is_some_and(|last| seqno <= last) {
             self.violated("order", &format!("diff {seqno} again or late"));
         }
-        if own.contains(&seqno) {
+        if v1 && own.is_echo(seqno) {
             self.violated("no_echo", &format!("its own diff {seqno}"));
         }
         if seqno < LIES && self.world.diff(self.shard, seqno).as_ref() != Some(diff) {
             self.violated("opaque", &format!("other bytes for {seqno}"));
         }
+        self.misled |= seqno >= LIES;
         if let Some(told) = self.told
-            && (told + 1..seqno).any(|between| !own.contains(&between))
+            && !self.misled
+            && (told + 1..seqno).any(|between| !own.contains(between))
         {
             self.violated("no_silent_gap", &format!("diff {seqno} after a hole"));
         }
@@ -88,9 +140,9 @@ impl Reader {
         self.apply(seqno, own);
     }
 
-    fn apply(&mut self, seqno: u64, own: &BTreeSet<u64>) {
+    fn apply(&mut self, seqno: u64, own: &Own) {
         // What the process committed itself, it has.
-        while own.contains(&(self.state + 1)) {
+        while own.contains(self.state + 1) {
             self.state += 1;
         }
         if seqno == self.state + 1 {
@@ -98,21 +150,23 @@ impl Reader {
         }
     }
 
-    pub(super) fn gap(&mut self, from: u64, to: u64, highest: u64, own: &BTreeSet<u64>) {
+    pub(super) fn gap(&mut self, v1: bool, from: u64, to: u64, highest: u64, own: &Own) {
         self.world.count(|c| c.gaps += 1);
         if from > to {
             self.violated("no_silent_gap", &format!("a gap from {from} to {to}"));
         }
-        if to - from < 1_000 && (from..=to).all(|seqno| own.contains(&seqno)) {
+        if v1 && !self.misled && to - from < 1_000 && (from..=to).all(|seqno| own.is_echo(seqno)) {
             self.violated("no_echo", &format!("a gap over its own {from} to {to}"));
         }
-        // Beyond the highest it is somebody's word.
-        self.told = self.told.max(Some(to.min(highest)));
         self.fetch();
+        self.misled |= to >= LIES;
+        // Beyond the highest it is somebody's word.
+        self.told = self.told.max(Some(to.min(highest))).max(self.last);
     }
 
     pub(super) fn resync(&mut self, highest: Option<u64>) {
         self.world.count(|c| c.resyncs += 1);
+        self.misled = false;
         match highest {
             // Somebody was wrong: from the server's head on, all comes.
             Some(highest) if self.told > Some(highest) => {
@@ -130,9 +184,11 @@ impl Reader {
     }
 
     /// Whether the host knows of `head`, from what it was told or fetched.
-    pub(super) fn knows(&self, head: u64, own: &BTreeSet<u64>) -> bool {
-        let mut known = self.state.max(self.told.unwrap_or(0));
-        while own.contains(&(known + 1)) {
+    pub(super) fn knows(&self, head: u64, own: &Own) -> bool {
+        let told = [self.told, self.last].into_iter().flatten();
+        let told = told.filter(|&told| told < LIES).max();
+        let mut known = self.state.max(told.unwrap_or(0));
+        while own.contains(known + 1) {
             known += 1;
         }
         known >= head
