@@ -14,6 +14,7 @@ mod children;
 mod client;
 mod contended;
 mod draining;
+mod floods;
 mod foreign;
 mod isolation;
 mod leaving;
