@@ -16,6 +16,7 @@ mod contended;
 mod draining;
 mod floods;
 mod foreign;
+mod fuzzing;
 mod isolation;
 mod leaving;
 mod liveness;
