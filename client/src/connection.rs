@@ -33,6 +33,8 @@ use gate::LinkId;
 use link::Link;
 use quiet::Quiet;
 use step::{Next, Step, Timer};
+pub(crate) use v0::decode as hear_v0;
+pub(crate) use v1::{decode as hear_v1, settle};
 use wire::{Fenced, Refusal};
 
 /// How long a session that we end may take to end: what it was sent is read

@@ -55,6 +55,8 @@ mod handle;
 mod interest;
 mod merge;
 mod outbox;
+#[doc(hidden)]
+pub mod probe;
 mod queue;
 mod shared;
 mod stats;

@@ -17,6 +17,7 @@
 //! | [`bystanders`] | sessions that are to notice nothing |
 //! | [`operator`] | what the admin port shows |
 //! | [`child`] | starts the real server as a child process |
+//! | [`fuzz`] | the bodies of the fuzz targets |
 //! | [`tools`], [`grpcurl`] | programs from outside, where they are installed |
 //! | [`wait`] | waits with an end, and says what was awaited |
 
@@ -25,6 +26,7 @@
 pub mod broadcaster;
 pub mod bystanders;
 pub mod child;
+pub mod fuzz;
 pub mod grpcurl;
 pub mod marker;
 pub mod operator;

@@ -10,6 +10,22 @@ use crate::wait::{TimedOut, within};
 
 /// What every client says first, and its empty SETTINGS.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+/// Carries a stream's bytes.
+pub const DATA: u8 = 0x0;
+/// Begins a stream.
+pub const HEADERS: u8 = 0x1;
+/// Ends a stream at once.
+pub const RST_STREAM: u8 = 0x3;
+/// To be acknowledged.
+pub const SETTINGS: u8 = 0x4;
+/// To be answered.
+pub const PING: u8 = 0x6;
+/// Goes on with the headers before it.
+pub const CONTINUATION: u8 = 0x9;
+/// The flag of headers that are whole.
+pub const END_HEADERS: u8 = 0x4;
+/// The error of a stream that is not wanted any more.
+pub const CANCEL: [u8; 4] = [0, 0, 0, 8];
 /// The largest frame that every server takes.
 const MAX_FRAME: usize = 16 * 1024;
 /// The one stream that these connections open.
@@ -70,6 +86,15 @@ impl RawConnection {
 /// If `path` has more than 126 bytes.
 #[must_use]
 pub fn headers(path: &str) -> Vec<u8> {
+    frame(HEADERS, END_HEADERS, STREAM, &header_block(path))
+}
+
+/// The headers of the request of a gRPC stream, as HPACK writes them.
+///
+/// # Panics
+/// If `path` has more than 126 bytes.
+#[must_use]
+pub fn header_block(path: &str) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in [
         (":method", "POST"),
@@ -87,7 +112,7 @@ pub fn headers(path: &str) -> Vec<u8> {
             block.extend_from_slice(text.as_bytes());
         }
     }
-    frame(0x1, 0x4, &block)
+    block
 }
 
 /// Bytes of the stream, in as many frames as they need.
@@ -95,14 +120,14 @@ pub fn headers(path: &str) -> Vec<u8> {
 pub fn data(bytes: &[u8]) -> Vec<u8> {
     bytes
         .chunks(MAX_FRAME)
-        .flat_map(|bytes| frame(0x0, 0, bytes))
+        .flat_map(|bytes| frame(DATA, 0, STREAM, bytes))
         .collect()
 }
 
 /// The sudden end of the stream: CANCEL.
 #[must_use]
 pub fn reset() -> Vec<u8> {
-    frame(0x3, 0, &8_u32.to_be_bytes())
+    frame(RST_STREAM, 0, STREAM, &CANCEL)
 }
 
 /// A gRPC message.
@@ -114,13 +139,15 @@ pub fn message(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+/// Any frame.
+#[must_use]
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len())
         .unwrap_or(u32::MAX)
         .to_be_bytes();
     let mut out = length[1..].to_vec();
     out.extend_from_slice(&[kind, flags]);
-    out.extend_from_slice(&STREAM.to_be_bytes());
+    out.extend_from_slice(&stream.to_be_bytes());
     out.extend_from_slice(payload);
     out
 }

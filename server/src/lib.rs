@@ -21,6 +21,8 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod logging;
+#[doc(hidden)]
+pub mod probe;
 pub mod recording;
 
 mod admin;

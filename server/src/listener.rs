@@ -1,5 +1,8 @@
 //! The data port: accepts, and keeps each connection within its bounds.
 
+mod frames;
+mod handshakes;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -30,6 +33,8 @@ use crate::drain::{Drain, DrainState};
 use crate::logging::LogGate;
 use crate::metrics::ListenerMetrics;
 use crate::service::Connection;
+use frames::Watched;
+use handshakes::{Handshake, Handshakes};
 
 /// How often a connection looks at its clocks.
 const TICK: Duration = Duration::from_secs(1);
@@ -105,6 +110,10 @@ impl Accept for TcpListener {
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectionLimits {
     pub(crate) max_connections: usize,
+    /// Connections that have not brought a request yet.
+    pub(crate) max_handshakes: usize,
+    /// HTTP/2 frames that bring no message, which one connection is read of.
+    pub(crate) max_empty_frames_per_second: u32,
     pub(crate) max_streams_per_connection: u32,
     pub(crate) max_header_bytes: u32,
     /// A connection has to bring its first request within this.
@@ -129,6 +138,8 @@ pub(crate) async fn serve(
     let mut connections = JoinSet::new();
     let mut backoff = Backoff::new();
     let gate = LogGate::new(5, Duration::from_secs(60));
+    let handshakes = Handshakes::new(limits.max_handshakes, metrics.clone());
+    let mut number = 0;
     loop {
         // In this order, a flood of connections keeps nothing else waiting.
         let accepted = tokio::select! {
@@ -142,6 +153,12 @@ pub(crate) async fn serve(
             Ok((io, peer)) => {
                 backoff = Backoff::new();
                 metrics.accepted.inc();
+                let full = connections.len() >= limits.max_connections;
+                if handshakes.room().await || full && handshakes.evict_slow() {
+                    // The one that was evicted ends at once; until then it
+                    // counts.
+                    connections.join_next().await;
+                }
                 if connections.len() >= limits.max_connections {
                     metrics.refused.inc();
                     if let Some(unlogged) = gate.admit(Instant::now()) {
@@ -149,9 +166,12 @@ pub(crate) async fn serve(
                     }
                     continue;
                 }
+                number += 1;
+                let activity = Activity::new(handshakes.begin(number));
                 connections.spawn(connection(
-                    io,
+                    Watched::new(io, limits.max_empty_frames_per_second, metrics.clone()),
                     peer,
+                    Arc::new(activity),
                     routes.clone(),
                     limits.clone(),
                     metrics.clone(),
@@ -173,22 +193,39 @@ pub(crate) async fn serve(
 }
 
 /// What a connection's streams tell it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Activity {
+    handshake: Handshake,
     started: AtomicBool,
     streams: AtomicUsize,
+}
+
+impl Activity {
+    fn new(handshake: Handshake) -> Self {
+        Self {
+            handshake,
+            started: AtomicBool::new(false),
+            streams: AtomicUsize::new(0),
+        }
+    }
+
+    fn start(&self) {
+        if !self.started.swap(true, Ordering::Relaxed) {
+            self.handshake.done();
+        }
+    }
 }
 
 async fn connection<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     io: Io,
     peer: SocketAddr,
+    activity: Arc<Activity>,
     routes: Routes,
     limits: ConnectionLimits,
     metrics: ListenerMetrics,
     drain: Drain,
 ) {
     metrics.connections.inc();
-    let activity = Arc::new(Activity::default());
     let handle = Connection {
         peer,
         cut: Arc::new(Notify::new()),
@@ -222,6 +259,10 @@ async fn connection<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
         // In this order, a busy peer keeps the clocks from nothing.
         tokio::select! {
             biased;
+            () = activity.handshake.evicted() => {
+                tracing::debug!(%peer, "connection closed: others waited for its place (--max-handshakes)");
+                break;
+            }
             () = handle.cut.notified() => {
                 tracing::debug!(%peer, "connection cut: it did not take the end of a stream");
                 break;
@@ -273,7 +314,7 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Counted>, Infallible>> + Send>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        self.activity.started.store(true, Ordering::Relaxed);
+        self.activity.start();
         let counted = StreamCount::new(&self.activity);
         request.extensions_mut().insert(self.handle.clone());
         let mut routes = self.routes.clone();

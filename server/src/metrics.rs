@@ -247,7 +247,11 @@ pub(crate) struct ListenerMetrics {
     pub(crate) connections: IntGauge,
     pub(crate) accepted: IntCounter,
     pub(crate) refused: IntCounter,
+    pub(crate) handshakes: IntGauge,
+    pub(crate) handshakes_evicted: IntCounter,
     pub(crate) handshake_timeouts: IntCounter,
+    pub(crate) slowed: IntCounter,
+    pub(crate) http2_errors: IntCounterVec,
     pub(crate) idle_timeouts: IntCounter,
     pub(crate) accept_errors: IntCounter,
 }
@@ -269,6 +273,27 @@ impl ListenerMetrics {
                 registry,
                 "persist_pubsub_connections_refused_total",
                 "Connections closed at once because there are too many (--max-connections).",
+            )?,
+            handshakes: gauge(
+                registry,
+                "persist_pubsub_handshakes",
+                "Connections that have not brought a request yet.",
+            )?,
+            handshakes_evicted: counter(
+                registry,
+                "persist_pubsub_handshakes_evicted_total",
+                "Connections closed without a request because others waited for their place (--max-handshakes, --max-connections).",
+            )?,
+            slowed: counter(
+                registry,
+                "persist_pubsub_connections_slowed_total",
+                "Times that a connection was not read for a while because its frames brought no message (--max-empty-frames-per-second).",
+            )?,
+            http2_errors: counters(
+                registry,
+                "persist_pubsub_http2_errors_total",
+                "Streams (rst_stream) and connections (goaway) that the server ended below gRPC, by the error that it told.",
+                &["frame", "code"],
             )?,
             handshake_timeouts: counter(
                 registry,

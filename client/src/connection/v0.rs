@@ -95,7 +95,7 @@ pub(super) fn encode(frame: Frame, shared: &Shared) -> Option<v0::ProtoPubSubMes
     })
 }
 
-pub(super) fn decode(message: v0::ProtoPubSubMessage) -> Inbound {
+pub(crate) fn decode(message: v0::ProtoPubSubMessage) -> Inbound {
     let Some(proto_pub_sub_message::Message::PushDiff(push)) = message.message else {
         return Inbound::Nothing;
     };

@@ -27,7 +27,7 @@ const ENVELOPE_BYTES: u64 = 64;
 const LEAST_HEARTBEAT: Duration = Duration::from_millis(10);
 
 /// What a `Welcome` settles.
-pub(super) struct Welcome {
+pub(crate) struct Welcome {
     pub(super) server: ServerInfo,
     pub(super) terms: Terms,
     pub(super) bounds: Bounds,
@@ -86,7 +86,7 @@ pub(super) fn hello(config: &Config) -> v1::SessionRequest {
     }))
 }
 
-fn settle(welcome: &v1::Welcome) -> Result<Welcome, Refusal> {
+pub(crate) fn settle(welcome: &v1::Welcome) -> Result<Welcome, Refusal> {
     if !(v1::MIN_REVISION..=v1::MAX_REVISION).contains(&welcome.revision) {
         return Err(Refusal::Failed(Reason::Protocol(format!(
             "welcomed in revision {}, which was not offered",
@@ -159,7 +159,7 @@ pub(super) fn encode(frame: Frame, _: &Shared) -> Option<v1::SessionRequest> {
     }))
 }
 
-pub(super) fn decode(response: v1::SessionResponse) -> Inbound {
+pub(crate) fn decode(response: v1::SessionResponse) -> Inbound {
     match response.message {
         Some(session_response::Message::Diff(diff)) => {
             let Ok(shard) = ShardId::from_slice(&diff.shard_id) else {

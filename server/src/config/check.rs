@@ -39,6 +39,9 @@ impl Config {
             ms(0),
             self.drain_timeout,
         )?;
+        // A connection's beginning alone has a handful.
+        let frames = self.max_empty_frames_per_second.into();
+        range("--max-empty-frames-per-second", frames, 100, 1 << 30)?;
         range("--max-seqno-jump", self.max_seqno_jump, 1, 1 << 40)?;
         let counts = [
             ("--log-entries-per-shard", self.log_entries_per_shard),
@@ -51,6 +54,7 @@ impl Config {
             ("--max-shards-per-request", self.max_shards_per_request),
             ("--max-control-frames", self.max_control_frames),
             ("--max-connections", self.max_connections),
+            ("--max-handshakes", self.max_handshakes),
             (
                 "--max-streams-per-connection",
                 self.max_streams_per_connection as usize,

@@ -154,6 +154,24 @@ pub struct Config {
         default_value_t = 10_000
     )]
     pub max_connections: usize,
+    /// Connections that have not brought a request yet; the slowest makes room for the next
+    #[arg(
+        help_heading = "Connections",
+        long,
+        value_name = "COUNT",
+        env = "PERSIST_PUBSUB_MAX_HANDSHAKES",
+        default_value_t = 1000
+    )]
+    pub max_handshakes: usize,
+    /// HTTP/2 frames without a message that a connection is read of in a second; with more it is read slower
+    #[arg(
+        help_heading = "Connections",
+        long,
+        value_name = "COUNT",
+        env = "PERSIST_PUBSUB_MAX_EMPTY_FRAMES_PER_SECOND",
+        default_value_t = 10_000
+    )]
+    pub max_empty_frames_per_second: u32,
     /// Streams of one connection
     #[arg(
         help_heading = "Connections",
@@ -273,6 +291,8 @@ impl Config {
     pub(crate) fn connection_limits(&self) -> ConnectionLimits {
         ConnectionLimits {
             max_connections: self.max_connections,
+            max_handshakes: self.max_handshakes,
+            max_empty_frames_per_second: self.max_empty_frames_per_second,
             max_streams_per_connection: self.max_streams_per_connection,
             // At most 1 MiB, by `validate`.
             max_header_bytes: u32::try_from(self.max_header_bytes).unwrap_or(u32::MAX),

@@ -165,6 +165,18 @@ impl Recording {
         Ok(Self { callers, records })
     }
 
+    /// Reads the content of one client's file. Total: any bytes give a
+    /// recording or a problem.
+    ///
+    /// # Errors
+    /// Whatever is not a whole and valid file.
+    pub fn of_one(caller: &str, content: Bytes) -> Result<Self, Problem> {
+        Ok(Self {
+            callers: vec![caller.to_owned()],
+            records: parse(content, 0)?,
+        })
+    }
+
     /// The diffs that were pushed, with their index into
     /// [`Recording::records`].
     pub fn pushes(&self) -> impl Iterator<Item = (usize, Push)> + '_ {

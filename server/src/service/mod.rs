@@ -2,7 +2,7 @@
 //! are the only rooms that know a wire version's messages.
 
 mod body;
-mod framing;
+pub(crate) mod framing;
 mod v0;
 pub(crate) mod v1;
 
@@ -32,8 +32,10 @@ use crate::session::{Session, Shared};
 use body::SessionBody;
 use framing::{Framing, Piece};
 
-/// Messages taken from one session before the others get their turn.
-const MESSAGES_PER_TURN: u32 = 128;
+/// Messages taken from one session before the others get their turn; a large
+/// one counts as many, since it costs as much.
+const MESSAGES_PER_TURN: usize = 128;
+const BYTES_OF_A_MESSAGE: usize = 1024;
 /// How long an ended stream may take to hand its last bytes over, before its
 /// connection is cut.
 const LINGER: Duration = Duration::from_secs(5);
@@ -231,8 +233,8 @@ async fn read(
             match framing.next() {
                 Ok(None) => break,
                 Ok(Some(Piece::Message(message))) => {
-                    let bytes = message.len() as u64;
-                    session.traffic.count_in(bytes);
+                    session.traffic.count_in(message.len() as u64);
+                    turn += message.len() / BYTES_OF_A_MESSAGE;
                     dialect.take(message).await;
                 }
                 Ok(Some(Piece::TooLarge(len))) => dialect.too_large(len).await,
@@ -242,7 +244,7 @@ async fn read(
                 }
             }
             turn += 1;
-            if turn == MESSAGES_PER_TURN {
+            if turn >= MESSAGES_PER_TURN {
                 turn = 0;
                 tokio::task::yield_now().await;
             }

@@ -1,0 +1,3 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| persist_pubsub_compat_tests::fuzz::recordings::run(data));
