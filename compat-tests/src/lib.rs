@@ -17,6 +17,7 @@
 //! | [`operator`] | what the admin port shows |
 //! | [`child`] | starts the real server as a child process |
 //! | [`tools`], [`grpcurl`] | programs from outside, where they are installed |
+//! | [`witness`] | holds what one v1 session hears against what was committed, promise by promise |
 //! | [`wait`] | waits with an end, and says what was awaited |
 
 #![deny(missing_docs)]
@@ -37,3 +38,4 @@ pub mod v0_peer;
 pub mod v0_reader;
 pub mod v1_peer;
 pub mod wait;
+pub mod witness;
