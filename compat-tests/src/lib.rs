@@ -11,6 +11,7 @@
 //! | [`v0_reader`] | the model of a deployed v0 reader, and one at work |
 //! | [`store`] | the model of the consensus store: which seqnos are committed |
 //! | [`marker`] | tells when a server has taken what was sent, where v0 has no answer |
+//! | [`mutation`] | a change of the code that has to break a promise's test |
 //! | [`replay`] | plays a recording to a server over v0 |
 //! | [`broadcaster`] | the yardstick: a plain v0 server without a log |
 //! | [`bystanders`] | sessions that are to notice nothing |
@@ -18,6 +19,7 @@
 //! | [`child`] | starts the real server as a child process |
 //! | [`tools`], [`grpcurl`] | programs from outside, where they are installed |
 //! | [`witness`] | holds what one v1 session hears against what was committed, promise by promise |
+//! | [`watched`] | a v1 session on a real connection with a witness beside it |
 //! | [`wait`] | waits with an end, and says what was awaited |
 
 #![deny(missing_docs)]
@@ -27,6 +29,7 @@ pub mod bystanders;
 pub mod child;
 pub mod grpcurl;
 pub mod marker;
+pub mod mutation;
 pub mod operator;
 pub mod raw_call;
 pub mod raw_connection;
@@ -38,4 +41,5 @@ pub mod v0_peer;
 pub mod v0_reader;
 pub mod v1_peer;
 pub mod wait;
+pub mod watched;
 pub mod witness;

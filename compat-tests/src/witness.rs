@@ -77,8 +77,8 @@ pub struct Broken {
 /// A diff as it was committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {
-    /// Nanoseconds since the Unix epoch.
-    pub nanos: u64,
+    /// Nanoseconds since the Unix epoch, where the publisher said so.
+    pub nanos: Option<u64>,
     /// Its bytes; none where only the seqno was announced.
     pub diff: Option<Bytes>,
 }
@@ -89,7 +89,13 @@ pub struct Truth(BTreeMap<ShardId, BTreeMap<u64, Committed>>);
 
 impl Truth {
     /// Commits a diff: before it is published, as persist does.
-    pub fn commit(&mut self, shard: ShardId, seqno: u64, nanos: u64, diff: impl Into<Bytes>) {
+    pub fn commit(
+        &mut self,
+        shard: ShardId,
+        seqno: u64,
+        nanos: Option<u64>,
+        diff: impl Into<Bytes>,
+    ) {
         let diff = Some(diff.into());
         let shard = self.0.entry(shard).or_default();
         shard.insert(seqno, Committed { nanos, diff });
@@ -99,7 +105,7 @@ impl Truth {
     /// announced.
     pub fn commit_unpublished(&mut self, shard: ShardId, seqno: u64) {
         let shard = self.0.entry(shard).or_default();
-        let (nanos, diff) = (0, None);
+        let (nanos, diff) = (None, None);
         shard.insert(seqno, Committed { nanos, diff });
     }
 
@@ -110,7 +116,9 @@ impl Truth {
         last.map(|(&seqno, _)| seqno)
     }
 
-    fn get(&self, shard: ShardId, seqno: u64) -> Option<&Committed> {
+    /// What was committed with a seqno.
+    #[must_use]
+    pub fn get(&self, shard: ShardId, seqno: u64) -> Option<&Committed> {
         self.0.get(&shard)?.get(&seqno)
     }
 
@@ -172,20 +180,28 @@ pub struct Witness {
     /// What waits for its answer, in the order of the requests.
     asked: Vec<(u64, Asked)>,
     shards: BTreeMap<ShardId, Subscription>,
-    /// Published by the session: all of it, and the part that no gap may
-    /// cover any more.
-    own: BTreeMap<ShardId, BTreeSet<u64>>,
-    settled: BTreeMap<ShardId, BTreeSet<u64>>,
+    /// Published by the session.
+    own: Own,
+    /// Of it, what others publish too: it may come until the server has taken
+    /// the session's own.
+    shared: Own,
+    /// Of it, what was published since the shard's last subscribe was sent.
+    since: Own,
+    /// Of that, what no message can be about any more.
+    taken: Own,
     lies: BTreeSet<(ShardId, u64)>,
     heard: Vec<String>,
     diffs: u64,
     gaps: u64,
 }
 
+type Own = BTreeMap<ShardId, BTreeSet<u64>>;
+
 #[derive(Clone, Debug)]
 enum Asked {
     Subscribe(BTreeMap<ShardId, Option<u64>>),
-    Unsubscribe(Vec<ShardId>),
+    /// With what the server has taken when it answers.
+    Unsubscribe(Vec<ShardId>, Own),
 }
 
 /// Messages that a violation's report shows.
@@ -199,8 +215,10 @@ impl Witness {
             who: who.into(),
             asked: Vec::new(),
             shards: BTreeMap::new(),
-            own: BTreeMap::new(),
-            settled: BTreeMap::new(),
+            own: Own::new(),
+            shared: Own::new(),
+            since: Own::new(),
+            taken: Own::new(),
             lies: BTreeSet::new(),
             heard: Vec::new(),
             diffs: 0,
@@ -211,33 +229,34 @@ impl Witness {
     /// The session is about to subscribe to shards that it is not subscribed
     /// to, each behind a seqno if it has one.
     pub fn subscribing(&mut self, request: u64, shards: &[(ShardId, Option<u64>)]) {
+        for (shard, _) in shards {
+            self.since.remove(shard);
+        }
         let shards = shards.iter().copied().collect();
         self.asked.push((request, Asked::Subscribe(shards)));
     }
 
-    /// The session is about to give subscriptions back.
+    /// The session is about to give subscriptions back; or none, to learn when
+    /// the server has taken what it published until now. Whatever the server
+    /// said before comes before its answer: from then on no gap may cover it.
     pub fn unsubscribing(&mut self, request: u64, shards: &[ShardId]) {
-        self.asked
-            .push((request, Asked::Unsubscribe(shards.to_vec())));
+        let asked = Asked::Unsubscribe(shards.to_vec(), self.since.clone());
+        self.asked.push((request, asked));
     }
 
     /// The session is about to publish or announce.
     pub fn publishing(&mut self, shard: ShardId, seqno: u64) {
         self.own.entry(shard).or_default().insert(seqno);
+        self.since.entry(shard).or_default().insert(seqno);
         if let Some(subscription) = self.shards.get_mut(&shard) {
             subscription.covered.add(seqno, seqno);
         }
     }
 
-    /// The server has taken what the session published until now, and whatever
-    /// was on its way to the session before has been heard: no gap may cover
-    /// it any more. Only what it published while subscribed counts.
-    pub fn published_is_taken(&mut self) {
-        for shard in self.shards.keys() {
-            if let Some(own) = self.own.get(shard) {
-                self.settled.insert(*shard, own.clone());
-            }
-        }
+    /// The same for what another session publishes as well.
+    pub fn publishing_too(&mut self, shard: ShardId, seqno: u64) {
+        self.shared.entry(shard).or_default().insert(seqno);
+        self.publishing(shard, seqno);
     }
 
     /// Somebody publishes what was never committed. A server cannot know that
@@ -286,7 +305,10 @@ impl Witness {
     pub fn hear(&mut self, truth: &Truth, message: &Message) -> Result<(), Broken> {
         let text = match message {
             Message::Diff(m) => format!("diff {}", m.seqno),
-            Message::Gap(m) => format!("gap {}..={} of {}", m.from_seqno, m.to_seqno, m.highest_seqno),
+            Message::Gap(m) => format!(
+                "gap {}..={} of {}",
+                m.from_seqno, m.to_seqno, m.highest_seqno
+            ),
             Message::Subscribed(m) => format!("subscribed {}", m.request_id),
             Message::Unsubscribed(m) => format!("unsubscribed {}", m.request_id),
             _ => return Ok(()),
@@ -307,8 +329,8 @@ impl Witness {
 
     /// The subscription that a message about a shard belongs to.
     fn subscription(&self, shard: &[u8]) -> Result<(ShardId, Subscription), Broken> {
-        let shard = ShardId::from_slice(shard)
-            .map_err(|e| self.broken(Promise::Opaque, format!("{e}")))?;
+        let shard =
+            ShardId::from_slice(shard).map_err(|e| self.broken(Promise::Opaque, format!("{e}")))?;
         let known = self.shards.get(&shard).cloned();
         let known = known.filter(|subscription| subscription.answered);
         known
@@ -328,19 +350,25 @@ impl Witness {
         if let Some(last) = seen.last.filter(|&last| n <= last) {
             return Err(self.broken(Promise::Order, format!("{n} came after {last}")));
         }
-        if self.own.get(&shard).is_some_and(|own| own.contains(&n)) {
+        let among = |own: &Own| own.get(&shard).is_some_and(|own| own.contains(&n));
+        if among(&self.taken) || (among(&self.own) && !among(&self.shared)) {
             return Err(self.broken(Promise::NoEcho, format!("{n} is its own")));
         }
         let lie = self.lies.contains(&(shard, n));
         match truth.get(shard, n) {
-            Some(committed) if committed.diff.as_ref() == Some(&diff.diff)
-                && committed.nanos == diff.committed_unix_nanos => {}
+            Some(committed)
+                if committed.diff.as_ref() == Some(&diff.diff)
+                    && committed
+                        .nanos
+                        .is_none_or(|nanos| nanos == diff.committed_unix_nanos) => {}
             Some(_) if lie => {}
             Some(_) => {
                 return Err(self.broken(Promise::Opaque, format!("{n} is not what was committed")));
             }
             None if lie => {}
-            None => return Err(self.broken(Promise::PoisonFree, format!("{n} was never committed"))),
+            None => {
+                return Err(self.broken(Promise::PoisonFree, format!("{n} was never committed")));
+            }
         }
         let first = seen.last.map(|last| last + 1).max(seen.from);
         if let Some(missing) = first.and_then(|first| seen.covered.first_missing(first, n)) {
@@ -367,7 +395,7 @@ impl Witness {
                 format!("a gap {from}..={to} of {highest} is none"),
             ));
         }
-        let own = self.settled.get(&shard);
+        let own = self.taken.get(&shard);
         if let Some(own) = own.and_then(|own| own.range(from..=to).next()) {
             return Err(self.broken(
                 Promise::NoEcho,
@@ -381,8 +409,16 @@ impl Witness {
     }
 
     fn subscribed(&mut self, answer: &v1::Subscribed) -> Result<(), Broken> {
-        let stray = || format!("request {} was not asked, or answered before", answer.request_id);
-        let at = self.asked.iter().position(|(id, _)| *id == answer.request_id);
+        let stray = || {
+            format!(
+                "request {} was not asked, or answered before",
+                answer.request_id
+            )
+        };
+        let at = self
+            .asked
+            .iter()
+            .position(|(id, _)| *id == answer.request_id);
         let Some((_, Asked::Subscribe(asked))) = at.and_then(|at| self.asked.get_mut(at)) else {
             return Err(self.broken(Promise::Join, stray()));
         };
@@ -399,14 +435,17 @@ impl Witness {
             at.map(|at| self.asked.remove(at));
         }
         if let Some(shard) = unknown {
-            return Err(self.broken(Promise::Join, format!("{shard} was not asked for: {}", stray())));
+            return Err(self.broken(
+                Promise::Join,
+                format!("{shard} was not asked for: {}", stray()),
+            ));
         }
         for (shard, have, head) in begun {
             let mut covered = Covered::default();
             for &own in self.own.get(&shard).into_iter().flatten() {
                 covered.add(own, own);
             }
-            self.settled.remove(&shard);
+            self.taken.remove(&shard);
             let from = match (have, head) {
                 (Some(have), _) => Some(have + 1),
                 (None, head) => head.map(|head| head + 1),
@@ -429,12 +468,13 @@ impl Witness {
     fn unsubscribed(&mut self, request: u64) -> Result<(), Broken> {
         let at = self.asked.iter().position(|(id, _)| *id == request);
         let asked = at.map(|at| self.asked.remove(at).1);
-        let Some(Asked::Unsubscribe(shards)) = asked else {
+        let Some(Asked::Unsubscribe(shards, taken)) = asked else {
             return Err(self.broken(Promise::Join, format!("request {request} was not asked")));
         };
+        self.taken = taken;
         for shard in shards {
             self.shards.remove(&shard);
-            self.settled.remove(&shard);
+            self.taken.remove(&shard);
         }
         Ok(())
     }
@@ -449,7 +489,9 @@ impl Witness {
             return Err(self.broken(Promise::Join, format!("request {request} was not answered")));
         }
         for (&shard, seen) in &self.shards {
-            let Some(head) = truth.head(shard) else { continue };
+            let Some(head) = truth.head(shard) else {
+                continue;
+            };
             let known = seen.told >= Some(head) || seen.covered.contains(head);
             if !known {
                 return Err(self.broken(
@@ -462,7 +504,9 @@ impl Witness {
             let owed = seen.from.map(|from| from.saturating_sub(1)).max(seen.have);
             let owed = owed.filter(|_| seen.from.is_some());
             let Some(owed) = owed else { continue };
-            let missing = truth.above(shard, Some(owed)).find(|&n| !seen.covered.contains(n));
+            let missing = truth
+                .above(shard, Some(owed))
+                .find(|&n| !seen.covered.contains(n));
             if let Some(missing) = missing {
                 return Err(self.broken(
                     Promise::Join,
@@ -471,5 +515,215 @@ impl Witness {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHARD: ShardId = ShardId::new([7; 16]);
+    const OTHER: ShardId = ShardId::new([8; 16]);
+
+    fn truth() -> Truth {
+        let mut truth = Truth::default();
+        for seqno in 1..=20 {
+            truth.commit(SHARD, seqno, Some(seqno), vec![seqno as u8; 3]);
+        }
+        truth
+    }
+
+    fn diff(seqno: u64) -> Message {
+        Message::Diff(v1::Diff {
+            shard_id: SHARD.to_bytes(),
+            seqno,
+            committed_unix_nanos: seqno,
+            diff: vec![seqno as u8; 3].into(),
+        })
+    }
+
+    fn gap(from_seqno: u64, to_seqno: u64) -> Message {
+        Message::Gap(v1::Gap {
+            shard_id: SHARD.to_bytes(),
+            from_seqno,
+            to_seqno,
+            highest_seqno: to_seqno,
+        })
+    }
+
+    fn subscribed(request_id: u64, head: Option<u64>) -> Message {
+        Message::Subscribed(v1::Subscribed {
+            request_id,
+            shards: vec![v1::ShardHead {
+                shard_id: SHARD.to_bytes(),
+                highest_seqno: head,
+            }],
+        })
+    }
+
+    fn unsubscribed(request_id: u64) -> Message {
+        Message::Unsubscribed(v1::Unsubscribed { request_id })
+    }
+
+    /// A witness whose session is subscribed behind 10.
+    fn behind_ten() -> Witness {
+        let mut witness = Witness::new("test");
+        witness.subscribing(1, &[(SHARD, Some(10))]);
+        witness.hear(&truth(), &subscribed(1, Some(12))).unwrap();
+        witness
+    }
+
+    /// Hears all of it, then settles: which promise is broken?
+    #[track_caller]
+    fn verdict(mut witness: Witness, messages: &[Message]) -> Option<Promise> {
+        let truth = truth();
+        let heard = messages.iter().try_for_each(|m| witness.hear(&truth, m));
+        heard
+            .and_then(|()| witness.settle(&truth))
+            .err()
+            .map(|broken| {
+                assert!(broken.to_string().contains(&broken.promise.to_string()));
+                broken.promise
+            })
+    }
+
+    #[test]
+    fn what_keeps_every_promise_passes() {
+        let all: Vec<Message> = (11..=20).map(diff).collect();
+        assert_eq!(verdict(behind_ten(), &all), None);
+        let holes = [gap(11, 12), diff(13), gap(14, 19), diff(20), gap(12, 15)];
+        assert_eq!(verdict(behind_ten(), &holes), None, "a late gap is allowed");
+        assert_eq!(verdict(behind_ten(), &[gap(11, 20)]), None);
+    }
+
+    #[test]
+    fn order() {
+        for twice in [11, 10] {
+            let messages = [gap(9, 10), diff(11), diff(twice)];
+            assert_eq!(verdict(behind_ten(), &messages), Some(Promise::Order));
+        }
+    }
+
+    #[test]
+    fn no_silent_gap() {
+        for messages in [
+            &[diff(12)][..],
+            &[diff(11), diff(13)],
+            &[diff(11), gap(12, 13), gap(15, 16), diff(17)],
+            &[gap(13, 12)],
+        ] {
+            let broken = verdict(behind_ten(), messages);
+            assert_eq!(broken, Some(Promise::NoSilentGap), "{messages:?}");
+        }
+    }
+
+    #[test]
+    fn convergence() {
+        for messages in [&[][..], &[gap(11, 18), diff(19)]] {
+            let broken = verdict(behind_ten(), messages);
+            assert_eq!(broken, Some(Promise::Convergence), "{messages:?}");
+        }
+        let mut asked_twice = behind_ten();
+        asked_twice.unsubscribing(2, &[]);
+        assert_eq!(verdict(asked_twice, &[gap(11, 20)]), Some(Promise::Join));
+    }
+
+    #[test]
+    fn join() {
+        // Told of the highest, and never of 15.
+        let messages = [gap(11, 14), gap(16, 20)];
+        assert_eq!(verdict(behind_ten(), &messages), Some(Promise::Join));
+        // Before the answer, and after the end.
+        let early = Witness::new("test");
+        assert_eq!(verdict(early, &[diff(11)]), Some(Promise::Join));
+        let mut left = behind_ten();
+        left.unsubscribing(2, &[SHARD]);
+        assert_eq!(
+            verdict(left, &[diff(11), unsubscribed(2), diff(12)]),
+            Some(Promise::Join)
+        );
+        // Answers to nothing.
+        assert_eq!(
+            verdict(behind_ten(), &[subscribed(1, None)]),
+            Some(Promise::Join)
+        );
+        assert_eq!(
+            verdict(behind_ten(), &[unsubscribed(9)]),
+            Some(Promise::Join)
+        );
+        let mut other = Witness::new("test");
+        other.subscribing(1, &[(OTHER, None)]);
+        assert_eq!(verdict(other, &[subscribed(1, None)]), Some(Promise::Join));
+    }
+
+    #[test]
+    fn no_echo() {
+        let mut own = behind_ten();
+        own.publishing(SHARD, 11);
+        let rest = [diff(12), gap(13, 20)];
+        assert_eq!(verdict_of(&own, &rest), None, "what is its own is no hole");
+        assert_eq!(verdict_of(&own, &[diff(11)]), Some(Promise::NoEcho));
+        // On its way before the server had it, it is none; after, it is.
+        assert_eq!(verdict_of(&own, &[gap(11, 20)]), None);
+        own.unsubscribing(2, &[]);
+        let taken = [unsubscribed(2), gap(11, 20)];
+        assert_eq!(verdict_of(&own, &taken), Some(Promise::NoEcho));
+        // What another publishes too may come until then.
+        let mut both = behind_ten();
+        both.publishing_too(SHARD, 11);
+        let rest = [diff(11), gap(12, 20)];
+        assert_eq!(verdict_of(&both, &rest), None);
+        both.unsubscribing(2, &[]);
+        let taken = [unsubscribed(2), diff(11)];
+        assert_eq!(verdict_of(&both, &taken), Some(Promise::NoEcho));
+    }
+
+    fn verdict_of(witness: &Witness, messages: &[Message]) -> Option<Promise> {
+        let mut copy = Witness::new("copy");
+        copy.shards = witness.shards.clone();
+        copy.asked = witness.asked.clone();
+        (copy.own, copy.shared) = (witness.own.clone(), witness.shared.clone());
+        verdict(copy, messages)
+    }
+
+    #[test]
+    fn opaque() {
+        let Message::Diff(right) = diff(11) else {
+            unreachable!()
+        };
+        for wrong in [
+            v1::Diff {
+                diff: vec![11, 11].into(),
+                ..right.clone()
+            },
+            v1::Diff {
+                committed_unix_nanos: 12,
+                ..right
+            },
+        ] {
+            let broken = verdict(behind_ten(), &[Message::Diff(wrong)]);
+            assert_eq!(broken, Some(Promise::Opaque));
+        }
+    }
+
+    #[test]
+    fn poison_free() {
+        let messages = [gap(11, 20), diff(21)];
+        assert_eq!(verdict(behind_ten(), &messages), Some(Promise::PoisonFree));
+        let mut told = behind_ten();
+        told.lie(SHARD, 21);
+        assert_eq!(verdict(told, &messages), None, "it may be passed on");
+    }
+
+    #[test]
+    fn covered_is_a_set() {
+        let mut covered = Covered::default();
+        for (from, to) in [(5, 9), (20, u64::MAX), (11, 12), (10, 10), (1, 2), (2, 3)] {
+            covered.add(from, to);
+        }
+        let missing: Vec<u64> = (0..25).filter(|&n| !covered.contains(n)).collect();
+        assert_eq!(missing, [0, 4, 13, 14, 15, 16, 17, 18, 19]);
+        assert_eq!(covered.first_missing(5, 13), None);
+        assert_eq!(covered.first_missing(5, 14), Some(13));
     }
 }

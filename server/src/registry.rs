@@ -214,9 +214,7 @@ impl Registry {
         self.happened(|| Happening {
             environment: Arc::clone(environment),
             shard,
-            what: if announced
-                && !matches!(verdict, Verdict::Duplicate | Verdict::DoubtedAgain)
-            {
+            what: if announced && !matches!(verdict, Verdict::Duplicate | Verdict::DoubtedAgain) {
                 What::Announced
             } else {
                 What::Published(verdict)

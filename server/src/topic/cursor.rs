@@ -128,8 +128,8 @@ impl Cursor {
             // The run that `next` belonged to was given up for another.
             self.epoch = order.epoch();
             // What was accepted as the highest once, and has not been read.
-            let last = order.abandoned();
-            let unread = if self.next == 0 { last } else { self.next };
+            let (origin, last) = order.abandoned();
+            let unread = if self.next == 0 { origin } else { self.next };
             if released <= last && unread <= last {
                 out.tell_gap(unread.max(released), last, own);
                 out.end_gap(own);

@@ -169,8 +169,7 @@ impl Topic {
             _ => {
                 // The publisher has its own diff, but not what waited for it,
                 // nor what it named as its own when nothing was known.
-                let alone =
-                    released == Some(seqno) && state.order.released() == Some(seqno + 1);
+                let alone = released == Some(seqno) && state.order.released() == Some(seqno + 1);
                 let except = own_index.filter(|_| alone);
                 state.subscribers.mark_all(except, now);
             }

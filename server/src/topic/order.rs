@@ -82,9 +82,10 @@ pub(crate) struct Order {
     /// Counts the rivals adopted: a cursor of an earlier epoch stands in a
     /// run that is no more.
     epoch: u32,
-    /// The highest seqno of a run that was given up for a lower one; 0: none
-    /// was. Whoever had not read so far is told of it.
-    abandoned: u64,
+    /// From the lowest seqno let through to the highest, of a run that was given
+    /// up for a lower one; (0, 0): none was. Whoever had not read all of it is
+    /// told of the rest.
+    abandoned: (u64, u64),
     /// Where the run began that was adopted last.
     adopted: u64,
     /// When something was last let through.
@@ -107,7 +108,7 @@ impl Order {
             notices: 0,
             last_late: 0,
             rivals: None,
-            abandoned: 0,
+            abandoned: (0, 0),
             adopted: 0,
             epoch: 0,
             advanced_at: None,
@@ -151,8 +152,8 @@ impl Order {
         self.adopted
     }
 
-    /// The highest seqno of a run that was given up for a lower one.
-    pub(crate) fn abandoned(&self) -> u64 {
+    /// Where a run began and ended that was given up for a lower one.
+    pub(crate) fn abandoned(&self) -> (u64, u64) {
         self.abandoned
     }
 

@@ -98,7 +98,12 @@ impl Rivals {
         };
         let victim = (0..self.runs.len()).max_by_key(|&at| {
             let run = self.runs.get(at);
-            run.map(|run| (begun(run.begun_by), std::cmp::Reverse((run.count, run.since))))
+            run.map(|run| {
+                (
+                    begun(run.begun_by),
+                    std::cmp::Reverse((run.count, run.since)),
+                )
+            })
         });
         if let Some(at) = victim {
             for entry in self.runs.swap_remove(at).entries {
@@ -168,7 +173,7 @@ impl Order {
         self.wait_again();
         self.adopted = first;
         if first < old {
-            self.abandoned = self.abandoned.max(old - 1);
+            self.abandoned = (self.origin, self.abandoned.1.max(old - 1));
         }
         // Past diffs of the adopted run may still come: those above the old
         // run if it was below, all if it was above.

@@ -41,18 +41,46 @@ impl Seqno {
 /// One step. Clients are named modulo those that there are.
 #[derive(Clone, Debug)]
 enum Step {
-    Connect { v1: bool },
-    Disconnect { who: usize },
-    Publish { who: usize, shard: usize, seqno: Seqno, announce: bool },
+    Connect {
+        v1: bool,
+    },
+    Disconnect {
+        who: usize,
+    },
+    Publish {
+        who: usize,
+        shard: usize,
+        seqno: Seqno,
+        announce: bool,
+    },
     /// The next few in order, but for one that is left out; `own`: every
     /// second one by the client itself, the others by a stranger.
-    Run { who: usize, shard: usize, len: u64, without: u64, own: bool },
-    Subscribe { who: usize, shard: usize, have: Option<Seqno> },
-    Unsubscribe { who: usize, shard: usize },
+    Run {
+        who: usize,
+        shard: usize,
+        len: u64,
+        without: u64,
+        own: bool,
+    },
+    Subscribe {
+        who: usize,
+        shard: usize,
+        have: Option<Seqno>,
+    },
+    Unsubscribe {
+        who: usize,
+        shard: usize,
+    },
     /// Takes one batch.
-    Poll { who: usize },
-    Pass { ms: u64 },
-    Age { ms: u64 },
+    Poll {
+        who: usize,
+    },
+    Pass {
+        ms: u64,
+    },
+    Age {
+        ms: u64,
+    },
 }
 
 fn seqno() -> impl Strategy<Value = Seqno> {
@@ -94,15 +122,22 @@ struct Bounds {
 fn bounds() -> impl Strategy<Value = Bounds> {
     let window = prop_oneof![Just(0_u64), Just(50)];
     let confirm = prop_oneof![Just(0_u64), Just(100)];
-    (2_usize..40, 2_000_usize..400_000, 1_000_usize..600_000, window, confirm).prop_map(
-        |(entries, bytes, bytes_total, window_ms, confirm_ms)| Bounds {
-            entries,
-            bytes,
-            bytes_total,
-            window_ms,
-            confirm_ms,
-        },
+    (
+        2_usize..40,
+        2_000_usize..400_000,
+        1_000_usize..600_000,
+        window,
+        confirm,
     )
+        .prop_map(
+            |(entries, bytes, bytes_total, window_ms, confirm_ms)| Bounds {
+                entries,
+                bytes,
+                bytes_total,
+                window_ms,
+                confirm_ms,
+            },
+        )
 }
 
 /// A diff, by its seqno alone: some fill a batch by themselves.
@@ -346,14 +381,25 @@ impl World {
                     self.members.swap_remove(who);
                 }
             }
-            Step::Publish { who, shard, seqno, announce } => {
+            Step::Publish {
+                who,
+                shard,
+                seqno,
+                announce,
+            } => {
                 let who = Some(who).filter(|&who| who < count);
                 if let Seqno::Near(n) = seqno {
                     self.highest[shard] = self.highest[shard].max(n);
                 }
                 self.publish(who, SHARDS[shard], seqno.get(), announce);
             }
-            Step::Run { who, shard, len, without, own } => {
+            Step::Run {
+                who,
+                shard,
+                len,
+                without,
+                own,
+            } => {
                 let first = self.highest[shard] + 1;
                 for seqno in (first..first + len).filter(|n| n - first != without) {
                     let who = Some(who).filter(|&who| own && who < count && seqno % 2 == 0);

@@ -35,11 +35,7 @@ impl Reference {
     /// `known`: what the session says that it has, and what it published
     /// before. That is not sent to it either, but is told as a gap when it has
     /// left the log.
-    pub(super) fn new(
-        wire: Wire,
-        from: Option<u64>,
-        known: impl Iterator<Item = u64>,
-    ) -> Self {
+    pub(super) fn new(wire: Wire, from: Option<u64>, known: impl Iterator<Item = u64>) -> Self {
         let mut covered = Ranges::default();
         known.for_each(|n| covered.add(n, n));
         Self {
@@ -123,7 +119,11 @@ impl Reference {
             let first = self.from.unwrap_or(run).max(run);
             if first <= head && !self.owed.is_empty() {
                 let applied = self.applied(first - 1);
-                prop_assert!(applied >= head, "convergence: at {applied} of {first}..={head} by {:?}", self.diffs);
+                prop_assert!(
+                    applied >= head,
+                    "convergence: at {applied} of {first}..={head} by {:?}",
+                    self.diffs
+                );
             }
             return Ok(());
         }
@@ -142,8 +142,11 @@ impl Reference {
             }
             state
         };
-        self.diffs.iter().fold(own(state), |state, &n| {
-            if n == state + 1 { own(n) } else { state }
-        })
+        self.diffs.iter().fold(
+            own(state),
+            |state, &n| {
+                if n == state + 1 { own(n) } else { state }
+            },
+        )
     }
 }
