@@ -11,6 +11,7 @@
 //! | [`v0_reader`] | the model of a deployed v0 reader, and one at work |
 //! | [`store`] | the model of the consensus store: which seqnos are committed |
 //! | [`marker`] | tells when a server has taken what was sent, where v0 has no answer |
+//! | [`mutation`] | a change of the code that has to break a promise's test |
 //! | [`replay`] | plays a recording to a server over v0 |
 //! | [`simulation`] | the server and the client over a simulated network and clock |
 //! | [`broadcaster`] | the yardstick: a plain v0 server without a log |
@@ -19,6 +20,8 @@
 //! | [`child`] | starts the real server as a child process |
 //! | [`fuzz`] | the bodies of the fuzz targets |
 //! | [`tools`], [`grpcurl`] | programs from outside, where they are installed |
+//! | [`witness`] | holds what one v1 session hears against what was committed, promise by promise |
+//! | [`watched`] | a v1 session on a real connection with a witness beside it |
 //! | [`wait`] | waits with an end, and says what was awaited |
 
 #![deny(missing_docs)]
@@ -29,6 +32,7 @@ pub mod child;
 pub mod fuzz;
 pub mod grpcurl;
 pub mod marker;
+pub mod mutation;
 pub mod operator;
 pub mod raw_call;
 pub mod raw_connection;
@@ -41,3 +45,5 @@ pub mod v0_peer;
 pub mod v0_reader;
 pub mod v1_peer;
 pub mod wait;
+pub mod watched;
+pub mod witness;

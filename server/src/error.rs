@@ -119,6 +119,9 @@ pub(crate) enum EndReason {
     Draining,
     /// v1: the client has not said anything for too long.
     Silent,
+    /// v1: it publishes, and is too far behind in reading to be told rightly
+    /// what is missing beside its own.
+    TooFarBehind,
     /// v1: no `Hello` in time.
     NoHello,
     /// v1: no revision that both speak.
@@ -135,6 +138,7 @@ impl EndReason {
             Self::ClientGone(_) => "client_gone",
             Self::Draining => "draining",
             Self::Silent => "silent",
+            Self::TooFarBehind => "too_far_behind",
             Self::NoHello => "no_hello",
             Self::NoCommonRevision(_) => "no_common_revision",
             Self::BrokenStream(_) => "broken_stream",
@@ -147,7 +151,11 @@ impl EndReason {
             Self::ClientGone(why) | Self::NoCommonRevision(why) | Self::BrokenStream(why) => {
                 Some(why.as_str()).filter(|why| !why.is_empty())
             }
-            Self::ClientDone | Self::Draining | Self::Silent | Self::NoHello => None,
+            Self::ClientDone
+            | Self::Draining
+            | Self::Silent
+            | Self::TooFarBehind
+            | Self::NoHello => None,
         }
     }
 
@@ -158,6 +166,9 @@ impl EndReason {
             Self::ClientGone(why) => Status::cancelled(why.clone()),
             Self::Silent => Status::deadline_exceeded(
                 "nothing was heard from the client for three heartbeat intervals",
+            ),
+            Self::TooFarBehind => Status::resource_exhausted(
+                "too far behind in reading for a publisher (--max-own-ranges-per-session)",
             ),
             Self::NoHello => Status::deadline_exceeded("no Hello within the handshake timeout"),
             Self::NoCommonRevision(why) => Status::failed_precondition(why.clone()),

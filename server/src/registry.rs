@@ -214,7 +214,7 @@ impl Registry {
         self.happened(|| Happening {
             environment: Arc::clone(environment),
             shard,
-            what: if announced && verdict != Verdict::Duplicate {
+            what: if announced && !matches!(verdict, Verdict::Duplicate | Verdict::DoubtedAgain) {
                 What::Announced
             } else {
                 What::Published(verdict)
@@ -237,7 +237,7 @@ impl Registry {
             Verdict::Held => metrics.held_back.inc(),
             Verdict::Gapped(_) => metrics.gapped.inc(),
             Verdict::FilledLate => metrics.filled_late.inc(),
-            Verdict::Duplicate => metrics.duplicates.inc(),
+            Verdict::Duplicate | Verdict::DoubtedAgain => metrics.duplicates.inc(),
             Verdict::Doubted => metrics.doubted.inc(),
             Verdict::Adopted => metrics.adopted.inc(),
         }

@@ -22,7 +22,7 @@ use crate::mailbox::Mailbox;
 use crate::metrics::Timed;
 use crate::outbox::{Outbox, Output, When};
 use crate::registry::Subscriber;
-use crate::topic::{Reader, Start, Verdict};
+use crate::topic::{Reader, Start};
 
 pub(crate) use shared::{Profile, SessionLimits, Shared, Traffic};
 
@@ -124,10 +124,12 @@ impl Session {
             .shared
             .registry
             .publish(environment, publication, self.id, own, now)?;
-        if let Some(slot) = slot
-            && verdict != Verdict::Doubted
-        {
-            slot.published_own(seqno, verdict == Verdict::Duplicate);
+        let own_ranges = outbox.published_own(shard, seqno, verdict);
+        drop(outbox);
+        if own_ranges > self.shared.limits.max_own_ranges {
+            // Neither its memory nor what it is told may grow wrong: it comes
+            // back, and resumes where it is.
+            self.end(EndReason::TooFarBehind, When::Answered);
         }
         Ok(())
     }

@@ -72,7 +72,7 @@ fn show(h: &Happening, now: SystemTime) -> WatchShardsResponse {
             Verdict::InOrder | Verdict::Gapped(_) | Verdict::Adopted => ShardEvent::Published,
             Verdict::Held => ShardEvent::HeldBack,
             Verdict::FilledLate => ShardEvent::FilledLate,
-            Verdict::Duplicate => ShardEvent::Duplicate,
+            Verdict::Duplicate | Verdict::DoubtedAgain => ShardEvent::Duplicate,
             Verdict::Doubted => ShardEvent::Doubted,
         },
     };

@@ -53,6 +53,10 @@ impl Config {
             ),
             ("--max-shards-per-request", self.max_shards_per_request),
             ("--max-control-frames", self.max_control_frames),
+            (
+                "--max-own-ranges-per-session",
+                self.max_own_ranges_per_session,
+            ),
             ("--max-connections", self.max_connections),
             ("--max-handshakes", self.max_handshakes),
             (

@@ -141,6 +141,15 @@ pub struct Config {
         default_value_t = 1024
     )]
     pub max_control_frames: usize,
+    /// Ranges of its own publications that a v1 session may be behind with in reading; with more it is ended, and resumes
+    #[arg(
+        help_heading = "Sessions",
+        long,
+        value_name = "COUNT",
+        env = "PERSIST_PUBSUB_MAX_OWN_RANGES_PER_SESSION",
+        default_value_t = 16_384
+    )]
+    pub max_own_ranges_per_session: usize,
     /// Either end of a v1 session says something this often; three of silence end it
     #[arg(help_heading = "Sessions", long, value_name = "DURATION", value_parser = duration, env = "PERSIST_PUBSUB_HEARTBEAT_INTERVAL", default_value = "5s")]
     pub heartbeat_interval: Duration,
@@ -274,6 +283,7 @@ impl Config {
         SessionLimits {
             max_subscriptions: self.max_subscriptions_per_session,
             max_control_frames: self.max_control_frames,
+            max_own_ranges: self.max_own_ranges_per_session,
         }
     }
 

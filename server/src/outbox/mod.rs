@@ -18,10 +18,11 @@ use persist_pubsub_proto::ShardId;
 use tokio::time::Instant;
 
 use crate::error::EndReason;
+use crate::frame::Wire;
 use crate::mailbox::{Mailbox, Names};
 use crate::metrics::SessionMetrics;
 use crate::registry::Registry;
-use crate::topic::{Cursor, Ranges, Reader, Topic};
+use crate::topic::{Cursor, Own, Reader, Topic, Verdict};
 pub(crate) use batch::Batch;
 use batch::Filling;
 
@@ -36,8 +37,13 @@ pub(crate) struct Slot {
     cursor: Cursor,
     /// Published by this session and not passed by the cursor yet: never a gap
     /// to it. None of it, for most.
-    own: Option<Box<Ranges>>,
+    own: Option<Box<Own>>,
 }
+
+/// Ranges of its own publications kept for a subscription of a v0 session.
+/// v0 has no gaps: what is forgotten may be sent to who published it, if
+/// another had published it before; stale, to it.
+const V0_OWN_RANGES: usize = 64;
 
 /// See the module.
 #[derive(Debug)]
@@ -46,6 +52,8 @@ pub(crate) struct Outbox {
     slots: Vec<Option<Slot>>,
     free: Vec<u32>,
     by_shard: HashMap<ShardId, u32>,
+    /// Ranges of own publications that all slots hold.
+    own_ranges: usize,
     /// Slots that have something to read. One that was given back meanwhile is
     /// passed over; its successor of the same name is read for nothing.
     pending: Names,
@@ -85,6 +93,7 @@ impl Outbox {
             slots: Vec::new(),
             free: Vec::new(),
             by_shard: HashMap::new(),
+            own_ranges: 0,
             pending: Names::default(),
             since: None,
             control: VecDeque::new(),
@@ -135,6 +144,7 @@ impl Outbox {
         let name = self.by_shard.remove(&shard)?;
         let slot = self.slots.get_mut(name as usize)?.take();
         self.free.push(name);
+        self.own_ranges -= slot.as_ref().map_or(0, Slot::own_ranges);
         if self.by_shard.is_empty() {
             self.slots = Vec::new();
             self.free = Vec::new();
@@ -149,11 +159,25 @@ impl Outbox {
         self.free = Vec::new();
         self.pending = Names::default();
         self.control = VecDeque::new();
+        self.own_ranges = 0;
         self.ended = true;
         std::mem::take(&mut self.slots)
             .into_iter()
             .flatten()
             .collect()
+    }
+
+    /// The session has published `seqno` on one of its shards. Returns how many
+    /// ranges of own publications are kept now, for all shards.
+    pub(crate) fn published_own(&mut self, shard: ShardId, seqno: u64, verdict: Verdict) -> usize {
+        let wire = self.reader.wire;
+        if let Some(slot) = self.slot_of(shard) {
+            let before = slot.own_ranges();
+            slot.published_own(seqno, verdict, wire);
+            let after = slot.own_ranges();
+            self.own_ranges = self.own_ranges + after - before;
+        }
+        self.own_ranges
     }
 
     pub(crate) fn control_frames(&self) -> usize {
@@ -267,8 +291,9 @@ impl Outbox {
                 continue;
             };
             batch.live = slot.live;
-            let mut none = Ranges::default();
+            let mut none = Own::default();
             let own = slot.own.as_deref_mut().unwrap_or(&mut none);
+            let ranges = own.len();
             let reading = slot.topic.read(
                 slot.index,
                 &mut slot.cursor,
@@ -278,6 +303,7 @@ impl Outbox {
                 batch,
             );
             encoded += reading.encoded;
+            self.own_ranges -= ranges - own.len();
             if own.is_empty() {
                 slot.own = None;
             }
@@ -301,11 +327,23 @@ impl Slot {
         self.cursor = self.topic.replay(self.index, now, registry.topic_limits());
     }
 
-    /// The session has published `seqno` on this shard; `again` if another had
-    /// before, whose diff may still surface below the cursor.
-    pub(crate) fn published_own(&mut self, seqno: u64, again: bool) {
-        if !self.cursor.pass_own(seqno) || again {
-            self.own.get_or_insert_default().add(seqno, seqno);
+    fn own_ranges(&self) -> usize {
+        self.own.as_ref().map_or(0, |own| own.len())
+    }
+
+    fn published_own(&mut self, seqno: u64, verdict: Verdict, wire: Wire) {
+        if verdict.was_doubted() {
+            self.own.get_or_insert_default().add_doubted(seqno);
+            return;
+        }
+        // What another had published before may still surface below the cursor.
+        let passed = self.cursor.pass_own(seqno);
+        if !passed || verdict == Verdict::Duplicate {
+            let own = self.own.get_or_insert_default();
+            own.add(seqno);
+            if wire == Wire::V0 {
+                own.keep_highest(V0_OWN_RANGES);
+            }
         }
     }
 }

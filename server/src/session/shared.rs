@@ -31,6 +31,9 @@ pub(crate) struct SessionLimits {
     /// Answers that wait for the client to read them; with more, the client
     /// is not read.
     pub(crate) max_control_frames: usize,
+    /// Ranges of its own publications that it has not read past; with more it
+    /// is ended, for else they would have to be told to it as gaps.
+    pub(crate) max_own_ranges: usize,
 }
 
 /// What all sessions of a server share.

@@ -6,8 +6,9 @@ use bytes::Bytes;
 use persist_pubsub_proto::ShardId;
 
 use super::TopicLimits;
-use super::log::{Entry, Ranges};
+use super::log::Entry;
 use super::order::Order;
+use super::own::Own;
 use crate::frame::Wire;
 use crate::session::SessionId;
 
@@ -74,13 +75,14 @@ impl Cursor {
     }
 
     /// The reader published `seqno` itself. True: it stood right there, and
-    /// now stands behind it. False: it has something to read before that.
+    /// now stands behind it. False: it has something to read before that, or
+    /// stands further on; in a run that is no more, maybe.
     pub(crate) fn pass_own(&mut self, seqno: u64) -> bool {
         let here = self.next == seqno;
         if here {
             self.next += 1;
         }
-        here || self.next > seqno
+        here
     }
 
     /// Reads on, into `sink`, as far as it has room. `own` are seqnos that
@@ -90,7 +92,7 @@ impl Cursor {
         shard: ShardId,
         order: &Order,
         reader: Reader,
-        own: &mut Ranges,
+        own: &mut Own,
         limits: &TopicLimits,
         sink: &mut impl Sink,
     ) -> Reading {
@@ -118,7 +120,7 @@ impl Cursor {
     fn run<S: Sink>(
         &mut self,
         order: &Order,
-        own: &Ranges,
+        own: &Own,
         out: &mut Output<'_, S>,
     ) -> ControlFlow<()> {
         let Some(released) = order.released() else {
@@ -127,14 +129,20 @@ impl Cursor {
         if self.epoch != order.epoch() {
             // The run that `next` belonged to was given up for another.
             self.epoch = order.epoch();
-            let first = order.log.first().map_or(released, |e| e.seqno);
-            self.next = self.next.min(first);
+            // What was accepted as the highest once, and has not been read.
+            let (origin, last) = order.abandoned();
+            let unread = if self.next == 0 { origin } else { self.next };
+            if released <= last && unread <= last {
+                out.tell_gap(unread.max(released), last, own);
+                out.end_gap(own);
+            }
+            self.next = self.next.min(order.adopted());
         }
         if self.next > released.saturating_add(out.limits.max_seqno_jump) {
             // The reader named a seqno that nobody has reached, as after a
             // restart that made the server forget a lie: it is not deafened
-            // by that.
-            self.next = order.log.first().map_or(released, |e| e.seqno);
+            // by that, and what has left the log already is a gap to it.
+            self.next = order.origin();
         }
         if order.notices() != self.seen {
             self.catch_up_with_notices(order, own, out)?;
@@ -182,7 +190,7 @@ impl Cursor {
     fn catch_up_with_notices<S: Sink>(
         &mut self,
         order: &Order,
-        own: &Ranges,
+        own: &Own,
         out: &mut Output<'_, S>,
     ) -> ControlFlow<()> {
         let seen = self.seen;
@@ -220,6 +228,16 @@ impl Cursor {
                 for entry in late.chain(order.doubted().filter(unseen)) {
                     out.tell_gap(entry.seqno, entry.seqno, own);
                 }
+                for (from, to) in order.doubts_forgotten(seen) {
+                    // What the shard has reached is no doubt any more.
+                    if from <= out.head {
+                        out.tell_gap(from, to.min(out.head), own);
+                    }
+                    if to > out.head {
+                        out.end_gap(own);
+                        out.tell_gap(from.max(out.head + 1), to, own);
+                    }
+                }
                 out.end_gap(own);
             }
         }
@@ -229,7 +247,7 @@ impl Cursor {
 }
 
 /// Whether notice `a` came after notice `b`; both wrap around.
-fn after(a: u32, b: u32) -> bool {
+pub(super) fn after(a: u32, b: u32) -> bool {
     // The sign of the difference, on the circle of 32 bits.
     a.wrapping_sub(b).cast_signed() > 0
 }
@@ -246,7 +264,7 @@ struct Output<'a, S> {
 }
 
 impl<S: Sink> Output<'_, S> {
-    fn entry(&mut self, entry: &Entry, own: &Ranges) -> ControlFlow<()> {
+    fn entry(&mut self, entry: &Entry, own: &Own) -> ControlFlow<()> {
         let Some(diff) = &entry.diff else {
             self.tell_gap(entry.seqno, entry.seqno, own);
             return ControlFlow::Continue(());
@@ -274,7 +292,7 @@ impl<S: Sink> Output<'_, S> {
     }
 
     /// No diff for `from..=to`: some were never there, the rest is evicted.
-    fn hole(&mut self, from: u64, to: u64, order: &Order, own: &Ranges) {
+    fn hole(&mut self, from: u64, to: u64, order: &Order, own: &Own) {
         let missed = order
             .evicted_within(from, to)
             .flat_map(|(lo, hi)| own.gaps_within(lo, hi))
@@ -286,7 +304,7 @@ impl<S: Sink> Output<'_, S> {
         self.tell_gap(from, to, own);
     }
 
-    fn tell_gap(&mut self, from: u64, to: u64, own: &Ranges) {
+    fn tell_gap(&mut self, from: u64, to: u64, own: &Own) {
         if self.reader.wire == Wire::V0 {
             return;
         }
@@ -299,7 +317,7 @@ impl<S: Sink> Output<'_, S> {
         }
     }
 
-    fn end_gap(&mut self, own: &Ranges) {
+    fn end_gap(&mut self, own: &Own) {
         if let Some((from, to)) = self.gap.take() {
             for (lo, hi) in own.gaps_within(from, to) {
                 // Below `lo` for a seqno that is doubted.

@@ -130,15 +130,11 @@ impl Log {
 }
 
 /// Ranges of seqnos, both ends included, apart from each other and ascending.
-/// Bounded: when there are too many, the lowest are forgotten.
+/// Whoever adds to them bounds them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ranges {
     ranges: Vec<(u64, u64)>,
 }
-
-/// Ranges kept: of the holes below what was evicted, and of what a session
-/// published and has not read past. Both are few unless somebody means it.
-const MAX_RANGES: usize = 64;
 
 impl Ranges {
     pub(crate) fn contains(&self, seqno: u64) -> bool {
@@ -158,9 +154,6 @@ impl Ranges {
             merged = (merged.0.min(l), merged.1.max(h));
         }
         self.ranges.splice(start..end.max(start), [merged]);
-        if self.ranges.len() > MAX_RANGES {
-            self.ranges.remove(0);
-        }
     }
 
     /// Takes one seqno out. False: it was not in.
@@ -172,10 +165,34 @@ impl Ranges {
         let below = (lo < seqno).then(|| (lo, seqno - 1));
         let above = (seqno < hi).then(|| (seqno + 1, hi));
         self.ranges.splice(at..=at, below.into_iter().chain(above));
-        if self.ranges.len() > MAX_RANGES {
-            self.ranges.remove(0);
-        }
         true
+    }
+
+    /// Forgets the lowest ranges beyond so many.
+    pub(crate) fn keep_highest(&mut self, ranges: usize) {
+        let over = self.ranges.len().saturating_sub(ranges);
+        self.ranges.drain(..over);
+    }
+
+    /// Joins the nearest to each other, with what is between them, until there
+    /// are no more than so many.
+    pub(crate) fn join_nearest(&mut self, ranges: usize) {
+        while self.ranges.len() > ranges.max(1) {
+            let between = |at: usize| {
+                let (left, right) = (self.ranges.get(at), self.ranges.get(at + 1));
+                left.zip(right).map_or(u64::MAX, |(l, r)| r.0 - l.1)
+            };
+            let at = (0..self.ranges.len() - 1).min_by_key(|&at| between(at));
+            let at = at.unwrap_or(0);
+            let right = self.ranges.remove(at + 1);
+            if let Some(left) = self.ranges.get_mut(at) {
+                left.1 = right.1;
+            }
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.ranges.iter().copied()
     }
 
     /// Forgets everything below `seqno`.
@@ -188,7 +205,6 @@ impl Ranges {
         self.ranges.is_empty()
     }
 
-    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.ranges.len()
     }

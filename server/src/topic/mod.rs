@@ -5,6 +5,7 @@ mod cursor;
 mod limits;
 mod log;
 mod order;
+mod own;
 mod rate;
 mod subscribers;
 #[cfg(test)]
@@ -17,8 +18,11 @@ use tokio::time::Instant;
 
 pub(crate) use cursor::{Cursor, Reader, Reading, Sink};
 pub(crate) use limits::TopicLimits;
-pub(crate) use log::{Entry, Ranges};
+pub(crate) use log::Entry;
+#[cfg(test)]
+pub(crate) use log::Ranges;
 pub(crate) use order::Verdict;
+pub(crate) use own::Own;
 
 use crate::environment::Environment;
 use crate::frame::Diff;
@@ -155,7 +159,7 @@ impl Topic {
         );
         let mut arm = None;
         match verdict {
-            Verdict::Duplicate => {}
+            Verdict::Duplicate | Verdict::DoubtedAgain => {}
             Verdict::Held => {
                 if !state.timer {
                     state.timer = true;
@@ -163,9 +167,9 @@ impl Topic {
                 }
             }
             _ => {
-                // The publisher has its own diff, but not what waited for it.
-                let alone = state.order.released() == Some(seqno + 1)
-                    && (released.is_none() || released == Some(seqno));
+                // The publisher has its own diff, but not what waited for it,
+                // nor what it named as its own when nothing was known.
+                let alone = released == Some(seqno) && state.order.released() == Some(seqno + 1);
                 let except = own_index.filter(|_| alone);
                 state.subscribers.mark_all(except, now);
             }
@@ -295,7 +299,7 @@ impl Topic {
         index: u32,
         cursor: &mut Cursor,
         reader: Reader,
-        own: &mut Ranges,
+        own: &mut Own,
         limits: &TopicLimits,
         sink: &mut impl Sink,
     ) -> Reading {
@@ -337,7 +341,7 @@ impl Topic {
 
     /// Where the unbroken run of diffs begins that ends with the newest entry.
     #[cfg(test)]
-    fn last_run(&self) -> u64 {
+    pub(crate) fn last_run(&self) -> u64 {
         let state = self.lock();
         let order = &state.order;
         let mut first = order.released().unwrap_or(0);

@@ -18,13 +18,16 @@ use tokio::time::Instant;
 
 use super::TopicLimits;
 use super::log::{Entry, Log, Ranges};
-use rival::Rival;
+use rival::Rivals;
 
 /// The first pause of waiting after a hole was not filled in time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest: a shard with a writer that never publishes pays one reorder
 /// window in so long a time.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Holes below what was evicted that are kept: few, unless somebody means it.
+const HOLES_KEPT: usize = 64;
+
 /// What became of a publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -41,8 +44,17 @@ pub(crate) enum Verdict {
     Duplicate,
     /// Too far from the others to be believed on its own.
     Doubted,
+    /// Doubted, and known: it was told before.
+    DoubtedAgain,
     /// The run that was doubted has shown that it is the real one.
     Adopted,
+}
+
+impl Verdict {
+    /// Whether it came beside the shard's run; which it may just have become.
+    pub(crate) fn was_doubted(self) -> bool {
+        matches!(self, Self::Doubted | Self::DoubtedAgain | Self::Adopted)
+    }
 }
 
 /// Decides what is let through, and when.
@@ -65,10 +77,17 @@ pub(crate) struct Order {
     notices: u32,
     /// The notice of the last entry that surfaced in the log.
     last_late: u32,
-    rival: Option<Box<Rival>>,
+    /// None: nothing is doubted, nor ever was.
+    rivals: Option<Box<Rivals>>,
     /// Counts the rivals adopted: a cursor of an earlier epoch stands in a
     /// run that is no more.
     epoch: u32,
+    /// From the lowest seqno let through to the highest, of a run that was given
+    /// up for a lower one; (0, 0): none was. Whoever had not read all of it is
+    /// told of the rest.
+    abandoned: (u64, u64),
+    /// Where the run began that was adopted last.
+    adopted: u64,
     /// When something was last let through.
     advanced_at: Option<Instant>,
     pause: Duration,
@@ -88,7 +107,9 @@ impl Order {
             holes: Ranges::default(),
             notices: 0,
             last_late: 0,
-            rival: None,
+            rivals: None,
+            abandoned: (0, 0),
+            adopted: 0,
             epoch: 0,
             advanced_at: None,
             pause: Duration::ZERO,
@@ -123,6 +144,17 @@ impl Order {
 
     pub(crate) fn epoch(&self) -> u32 {
         self.epoch
+    }
+
+    /// Where the run began that was adopted last: whoever is further on, in a
+    /// run that is no more, begins there.
+    pub(crate) fn adopted(&self) -> u64 {
+        self.adopted
+    }
+
+    /// Where a run began and ended that was given up for a lower one.
+    pub(crate) fn abandoned(&self) -> (u64, u64) {
+        self.abandoned
     }
 
     #[cfg(test)]
@@ -162,7 +194,14 @@ impl Order {
 
     /// Entries of a run that is not believed yet.
     pub(crate) fn doubted(&self) -> impl Iterator<Item = &Entry> {
-        self.rival.iter().flat_map(|r| r.entries.iter())
+        self.rivals.iter().flat_map(|rivals| rivals.entries())
+    }
+
+    /// What was doubted and is not kept any more, as ranges, if there is any
+    /// of it that came after the notice `seen`.
+    pub(crate) fn doubts_forgotten(&self, seen: u32) -> impl Iterator<Item = (u64, u64)> {
+        let rivals = self.rivals.iter();
+        rivals.flat_map(move |rivals| rivals.forgotten(seen))
     }
 
     /// Bytes of memory that the log and the doubted entries hold.
@@ -197,6 +236,7 @@ impl Order {
                 return Verdict::Duplicate;
             }
             self.holes.remove(seqno);
+            self.holes.keep_highest(HOLES_KEPT);
             self.origin = self.origin.min(seqno);
             let next = self.log.at(self.log.position(seqno));
             let passed = next.map_or(now, |next| next.at);
@@ -323,6 +363,7 @@ impl Order {
             let missing = self.floor.min(seqno)..seqno + u64::from(first.diff.is_none());
             if !missing.is_empty() {
                 self.holes.add(missing.start, missing.end - 1);
+                self.holes.keep_highest(HOLES_KEPT);
             }
             self.floor = self.floor.max(seqno + 1);
             if self.released.is_some_and(|released| released <= seqno) {
@@ -331,11 +372,8 @@ impl Order {
             self.log.evict_first();
             evicted += 1;
         }
-        if let Some(rival) = &mut self.rival {
-            rival.entries.retain(|e| !old(e));
-            if rival.entries.is_empty() {
-                self.rival = None;
-            }
+        if let Some(rivals) = &mut self.rivals {
+            rivals.evict(old);
         }
         evicted
     }

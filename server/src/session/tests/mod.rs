@@ -1,8 +1,10 @@
 //! Sessions without sockets: commands in, batches out.
 
 mod bounds;
+mod model;
 mod output;
 
+use std::collections::VecDeque;
 use std::sync::atomic::AtomicUsize;
 use std::task::{Wake, Waker};
 
@@ -173,16 +175,18 @@ impl Client {
             Poll::Pending => Asleep,
             Poll::Ready(Output::End(reason)) => Ended(reason.label()),
             Poll::Ready(Output::Batch(batch)) => {
-                let mut names = Vec::new();
-                for mut bytes in batch.whole.into_iter().chain([batch.frames]) {
-                    while bytes.has_remaining() {
-                        let len = bytes.slice(1..PREFIX).get_u32() as usize;
-                        bytes.advance(PREFIX);
-                        names.push(name(&bytes.split_to(len), self.session.wire));
-                    }
-                }
-                Polled::Frames(names)
+                let wire = self.session.wire;
+                let messages = messages(batch);
+                Polled::Frames(messages.iter().map(|m| name(m, wire)).collect())
             }
+        }
+    }
+
+    /// The messages of one batch, if there is one.
+    fn messages(&self) -> Option<Vec<Bytes>> {
+        match self.poll_batch() {
+            Poll::Ready(Output::Batch(batch)) => Some(messages(batch)),
+            _ => None,
         }
     }
 
@@ -194,6 +198,18 @@ impl Client {
         }
         all
     }
+}
+
+fn messages(batch: crate::outbox::Batch) -> Vec<Bytes> {
+    let mut messages = Vec::new();
+    for mut bytes in batch.whole.into_iter().chain([batch.frames]) {
+        while bytes.has_remaining() {
+            let len = bytes.slice(1..PREFIX).get_u32() as usize;
+            bytes.advance(PREFIX);
+            messages.push(bytes.split_to(len));
+        }
+    }
+    messages
 }
 
 fn encode(message: v1::session_response::Message) -> Bytes {

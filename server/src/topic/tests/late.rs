@@ -184,7 +184,7 @@ fn notices_may_wrap_around() {
         SHARD,
         &order,
         reader,
-        &mut Ranges::default(),
+        &mut Own::default(),
         &limits,
         &mut sink,
     );

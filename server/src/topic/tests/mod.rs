@@ -175,7 +175,7 @@ impl Bench {
             head: joined.head,
             gap: joined.gap,
             reader: super::Reader { wire, session },
-            own: Ranges::default(),
+            own: Own::default(),
             missed: 0,
             oversize: 0,
         }
@@ -192,11 +192,10 @@ impl Bench {
     /// `who` publishes on its own subscription, as a session does.
     fn publish_own(&mut self, who: &mut Subscription, seqno: u64) -> Verdict {
         let verdict = self.put(seqno, Some(100), who.reader.session, Some(who.index));
-        if verdict != Verdict::Doubted {
-            let passed = who.cursor.pass_own(seqno);
-            if !passed || verdict == Verdict::Duplicate {
-                who.own.add(seqno, seqno);
-            }
+        if verdict.was_doubted() {
+            who.own.add_doubted(seqno);
+        } else if !who.cursor.pass_own(seqno) || verdict == Verdict::Duplicate {
+            who.own.add(seqno);
         }
         verdict
     }
@@ -242,7 +241,7 @@ struct Subscription {
     head: Option<u64>,
     gap: Option<(u64, u64)>,
     reader: super::Reader,
-    own: Ranges,
+    own: Own,
     missed: u64,
     oversize: u64,
 }

@@ -1,0 +1,729 @@
+//! Holds what one v1 session says of one shard against what was truly
+//! committed, and names the promise that is broken first.
+//!
+//! A witness stands beside a session. It is told everything that the session
+//! does ([`Witness::subscribing`], [`Witness::publishing`]) before it does it,
+//! and everything that the session receives ([`Witness::hear`]) in the order in
+//! which it came. It knows nothing of sockets, clocks or servers, so that a
+//! simulation can use it as well as a test on real connections.
+//!
+//! What it checks after every message, and what only [`Witness::settle`] can
+//! check, because it needs the end of publishing, is beside each
+//! [`Promise`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use bytes::Bytes;
+use persist_pubsub_proto::ShardId;
+use persist_pubsub_proto::v1::{self, session_response::Message};
+
+/// A promise of v1 that can be seen to be broken from what one session
+/// receives. The other two, isolation and advisory, are about what does not
+/// come to anybody's ears: time, memory, a host that is not held up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Promise {
+    /// Of one subscription, diffs come in strictly increasing seqno.
+    Order,
+    /// When a diff comes, every seqno between it and the diff before it has
+    /// been covered by a gap, or was published by the session itself.
+    NoSilentGap,
+    /// At the end every subscription has been told of its shard's highest
+    /// seqno, by the diff, a gap or the answer to the subscription.
+    Convergence,
+    /// At the end every seqno above that which `Subscribed` named, or the
+    /// client if that is more, has come or is covered by a gap. And nothing
+    /// comes before `Subscribed`, nor after `Unsubscribed`.
+    Join,
+    /// No diff is one that the session published, and no gap covers one that
+    /// it had published, while subscribed, before the gap could have been
+    /// under way.
+    NoEcho,
+    /// A diff is the one that was committed, byte for byte, with its time.
+    Opaque,
+    /// What was never committed does not come as a diff of the shard's run;
+    /// see [`Witness::lie`].
+    PoisonFree,
+}
+
+impl fmt::Display for Promise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Order => "order",
+            Self::NoSilentGap => "no_silent_gap",
+            Self::Convergence => "convergence",
+            Self::Join => "join",
+            Self::NoEcho => "no_echo",
+            Self::Opaque => "opaque",
+            Self::PoisonFree => "poison_free",
+        })
+    }
+}
+
+/// A promise was broken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{promise} is broken for {who}: {how}; it heard {heard}")]
+pub struct Broken {
+    /// Which.
+    pub promise: Promise,
+    /// The witness's name.
+    pub who: String,
+    /// What came, or did not.
+    pub how: String,
+    /// The last messages before.
+    pub heard: String,
+}
+
+/// A diff as it was committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// Nanoseconds since the Unix epoch, where the publisher said so.
+    pub nanos: Option<u64>,
+    /// Its bytes; none where only the seqno was announced.
+    pub diff: Option<Bytes>,
+}
+
+/// What was truly committed, by shard and seqno.
+#[derive(Clone, Debug, Default)]
+pub struct Truth(BTreeMap<ShardId, BTreeMap<u64, Committed>>);
+
+impl Truth {
+    /// Commits a diff: before it is published, as persist does.
+    pub fn commit(
+        &mut self,
+        shard: ShardId,
+        seqno: u64,
+        nanos: Option<u64>,
+        diff: impl Into<Bytes>,
+    ) {
+        let diff = Some(diff.into());
+        let shard = self.0.entry(shard).or_default();
+        shard.insert(seqno, Committed { nanos, diff });
+    }
+
+    /// Commits a diff that nobody will publish: the seqno alone may be
+    /// announced.
+    pub fn commit_unpublished(&mut self, shard: ShardId, seqno: u64) {
+        let shard = self.0.entry(shard).or_default();
+        let (nanos, diff) = (None, None);
+        shard.insert(seqno, Committed { nanos, diff });
+    }
+
+    /// The highest seqno committed.
+    #[must_use]
+    pub fn head(&self, shard: ShardId) -> Option<u64> {
+        let last = self.0.get(&shard)?.last_key_value();
+        last.map(|(&seqno, _)| seqno)
+    }
+
+    /// What was committed with a seqno.
+    #[must_use]
+    pub fn get(&self, shard: ShardId, seqno: u64) -> Option<&Committed> {
+        self.0.get(&shard)?.get(&seqno)
+    }
+
+    fn above(&self, shard: ShardId, seqno: Option<u64>) -> impl Iterator<Item = u64> {
+        let first = seqno.map_or(0, |seqno| seqno + 1);
+        let shard = self.0.get(&shard).into_iter();
+        shard.flat_map(move |diffs| diffs.range(first..).map(|(&seqno, _)| seqno))
+    }
+}
+
+/// Ranges of seqnos: from the first to one above the last, apart from each other.
+#[derive(Clone, Debug, Default)]
+struct Covered(BTreeMap<u64, u64>);
+
+impl Covered {
+    fn add(&mut self, from: u64, to: u64) {
+        let (mut from, mut end) = (from, to.saturating_add(1));
+        // From the highest that begins within on down, those that reach it.
+        while let Some((&lo, &hi)) = self.0.range(..=end).next_back()
+            && hi >= from
+        {
+            self.0.remove(&lo);
+            (from, end) = (from.min(lo), end.max(hi));
+        }
+        self.0.insert(from, end);
+    }
+
+    /// The first of `from..to` that is in none of the ranges.
+    fn first_missing(&self, from: u64, to: u64) -> Option<u64> {
+        let reach = self.0.range(..=from).next_back();
+        let next = reach.map_or(from, |(_, &end)| end.max(from));
+        (next < to).then_some(next)
+    }
+
+    fn contains(&self, seqno: u64) -> bool {
+        self.first_missing(seqno, seqno.saturating_add(1)).is_none()
+    }
+}
+
+/// One subscription, from the request on.
+#[derive(Clone, Debug)]
+struct Subscription {
+    have: Option<u64>,
+    /// `Subscribed` has come.
+    answered: bool,
+    /// What every seqno above is owed; None: nothing was known.
+    from: Option<u64>,
+    last: Option<u64>,
+    /// Told by a diff, a gap or the answer; or published by the session.
+    covered: Covered,
+    /// The highest seqno that it was told of, by whatever message.
+    told: Option<u64>,
+}
+
+/// Stands beside one v1 session.
+#[derive(Debug)]
+pub struct Witness {
+    who: String,
+    /// What waits for its answer, in the order of the requests.
+    asked: Vec<(u64, Asked)>,
+    shards: BTreeMap<ShardId, Subscription>,
+    /// Published by the session.
+    own: Own,
+    /// Of it, what others publish too: it may come until the server has taken
+    /// the session's own.
+    shared: Own,
+    /// Of it, what was published since the shard's last subscribe was sent.
+    since: Own,
+    /// Of that, what no message can be about any more.
+    taken: Own,
+    lies: BTreeSet<(ShardId, u64)>,
+    heard: Vec<String>,
+    diffs: u64,
+    gaps: u64,
+}
+
+type Own = BTreeMap<ShardId, BTreeSet<u64>>;
+
+#[derive(Clone, Debug)]
+enum Asked {
+    Subscribe(BTreeMap<ShardId, Option<u64>>),
+    /// With what the server has taken when it answers.
+    Unsubscribe(Vec<ShardId>, Own),
+}
+
+/// Messages that a violation's report shows.
+const SHOWN: usize = 12;
+
+impl Witness {
+    /// A witness of a session that has just begun.
+    #[must_use]
+    pub fn new(who: impl Into<String>) -> Self {
+        Self {
+            who: who.into(),
+            asked: Vec::new(),
+            shards: BTreeMap::new(),
+            own: Own::new(),
+            shared: Own::new(),
+            since: Own::new(),
+            taken: Own::new(),
+            lies: BTreeSet::new(),
+            heard: Vec::new(),
+            diffs: 0,
+            gaps: 0,
+        }
+    }
+
+    /// The session is about to subscribe to shards that it is not subscribed
+    /// to, each behind a seqno if it has one.
+    pub fn subscribing(&mut self, request: u64, shards: &[(ShardId, Option<u64>)]) {
+        for (shard, _) in shards {
+            self.since.remove(shard);
+        }
+        let shards = shards.iter().copied().collect();
+        self.asked.push((request, Asked::Subscribe(shards)));
+    }
+
+    /// The session is about to give subscriptions back; or none, to learn when
+    /// the server has taken what it published until now. Whatever the server
+    /// said before comes before its answer: from then on no gap may cover it.
+    pub fn unsubscribing(&mut self, request: u64, shards: &[ShardId]) {
+        let asked = Asked::Unsubscribe(shards.to_vec(), self.since.clone());
+        self.asked.push((request, asked));
+    }
+
+    /// The session is about to publish or announce.
+    pub fn publishing(&mut self, shard: ShardId, seqno: u64) {
+        self.own.entry(shard).or_default().insert(seqno);
+        self.since.entry(shard).or_default().insert(seqno);
+        if let Some(subscription) = self.shards.get_mut(&shard) {
+            subscription.covered.add(seqno, seqno);
+        }
+    }
+
+    /// The same for what another session publishes as well.
+    pub fn publishing_too(&mut self, shard: ShardId, seqno: u64) {
+        self.shared.entry(shard).or_default().insert(seqno);
+        self.publishing(shard, seqno);
+    }
+
+    /// Somebody publishes what was never committed. A server cannot know that
+    /// it is a lie, and may pass it on; but it owes nobody any of it.
+    pub fn lie(&mut self, shard: ShardId, seqno: u64) {
+        self.lies.insert((shard, seqno));
+    }
+
+    /// Diffs and gaps heard.
+    #[must_use]
+    pub fn heard(&self) -> (u64, u64) {
+        (self.diffs, self.gaps)
+    }
+
+    /// The highest seqno that it was told of a shard.
+    #[must_use]
+    pub fn told(&self, shard: ShardId) -> Option<u64> {
+        self.shards.get(&shard)?.told
+    }
+
+    /// Whether a subscription stands, as far as the session knows.
+    #[must_use]
+    pub fn is_subscribed(&self, shard: ShardId) -> bool {
+        self.shards.contains_key(&shard)
+    }
+
+    /// Requests that were not answered yet.
+    #[must_use]
+    pub fn unanswered(&self) -> usize {
+        self.asked.len()
+    }
+
+    fn broken(&self, promise: Promise, how: String) -> Broken {
+        Broken {
+            promise,
+            who: self.who.clone(),
+            how,
+            heard: self.heard.join(", "),
+        }
+    }
+
+    /// Takes a message that the session received.
+    ///
+    /// # Errors
+    /// The promise that it breaks.
+    pub fn hear(&mut self, truth: &Truth, message: &Message) -> Result<(), Broken> {
+        let text = match message {
+            Message::Diff(m) => format!("diff {}", m.seqno),
+            Message::Gap(m) => format!(
+                "gap {}..={} of {}",
+                m.from_seqno, m.to_seqno, m.highest_seqno
+            ),
+            Message::Subscribed(m) => format!("subscribed {}", m.request_id),
+            Message::Unsubscribed(m) => format!("unsubscribed {}", m.request_id),
+            _ => return Ok(()),
+        };
+        let verdict = match message {
+            Message::Diff(m) => self.diff(truth, m),
+            Message::Gap(m) => self.gap(m),
+            Message::Subscribed(m) => self.subscribed(m),
+            Message::Unsubscribed(m) => self.unsubscribed(m.request_id),
+            _ => Ok(()),
+        };
+        if self.heard.len() == SHOWN {
+            self.heard.remove(0);
+        }
+        self.heard.push(text);
+        verdict
+    }
+
+    /// The subscription that a message about a shard belongs to.
+    fn subscription(&self, shard: &[u8]) -> Result<(ShardId, Subscription), Broken> {
+        let shard =
+            ShardId::from_slice(shard).map_err(|e| self.broken(Promise::Opaque, format!("{e}")))?;
+        let known = self.shards.get(&shard).cloned();
+        let known = known.filter(|subscription| subscription.answered);
+        known
+            .map(|subscription| (shard, subscription))
+            .ok_or_else(|| {
+                self.broken(
+                    Promise::Join,
+                    format!("something of {shard} came, which is not subscribed"),
+                )
+            })
+    }
+
+    fn diff(&mut self, truth: &Truth, diff: &v1::Diff) -> Result<(), Broken> {
+        let (shard, mut seen) = self.subscription(&diff.shard_id)?;
+        let n = diff.seqno;
+        self.diffs += 1;
+        if let Some(last) = seen.last.filter(|&last| n <= last) {
+            return Err(self.broken(Promise::Order, format!("{n} came after {last}")));
+        }
+        let among = |own: &Own| own.get(&shard).is_some_and(|own| own.contains(&n));
+        if among(&self.taken) || (among(&self.own) && !among(&self.shared)) {
+            return Err(self.broken(Promise::NoEcho, format!("{n} is its own")));
+        }
+        let lie = self.lies.contains(&(shard, n));
+        match truth.get(shard, n) {
+            Some(committed)
+                if committed.diff.as_ref() == Some(&diff.diff)
+                    && committed
+                        .nanos
+                        .is_none_or(|nanos| nanos == diff.committed_unix_nanos) => {}
+            Some(_) if lie => {}
+            Some(_) => {
+                return Err(self.broken(Promise::Opaque, format!("{n} is not what was committed")));
+            }
+            None if lie => {}
+            None => {
+                return Err(self.broken(Promise::PoisonFree, format!("{n} was never committed")));
+            }
+        }
+        let first = seen.last.map(|last| last + 1).max(seen.from);
+        if let Some(missing) = first.and_then(|first| seen.covered.first_missing(first, n)) {
+            return Err(self.broken(
+                Promise::NoSilentGap,
+                format!("{n} came, and nothing was said of {missing}"),
+            ));
+        }
+        seen.last = Some(n);
+        seen.from.get_or_insert(n);
+        seen.told = seen.told.max(Some(n));
+        seen.covered.add(n, n);
+        self.shards.insert(shard, seen);
+        Ok(())
+    }
+
+    fn gap(&mut self, gap: &v1::Gap) -> Result<(), Broken> {
+        let (shard, mut seen) = self.subscription(&gap.shard_id)?;
+        let (from, to, highest) = (gap.from_seqno, gap.to_seqno, gap.highest_seqno);
+        self.gaps += 1;
+        if from > to || (to > highest && highest >= from) {
+            return Err(self.broken(
+                Promise::NoSilentGap,
+                format!("a gap {from}..={to} of {highest} is none"),
+            ));
+        }
+        let own = self.taken.get(&shard);
+        if let Some(own) = own.and_then(|own| own.range(from..=to).next()) {
+            return Err(self.broken(
+                Promise::NoEcho,
+                format!("its own {own} is in the gap {from}..={to}"),
+            ));
+        }
+        seen.covered.add(from, to);
+        seen.told = seen.told.max(Some(to));
+        self.shards.insert(shard, seen);
+        Ok(())
+    }
+
+    fn subscribed(&mut self, answer: &v1::Subscribed) -> Result<(), Broken> {
+        let stray = || {
+            format!(
+                "request {} was not asked, or answered before",
+                answer.request_id
+            )
+        };
+        let at = self
+            .asked
+            .iter()
+            .position(|(id, _)| *id == answer.request_id);
+        let Some((_, Asked::Subscribe(asked))) = at.and_then(|at| self.asked.get_mut(at)) else {
+            return Err(self.broken(Promise::Join, stray()));
+        };
+        let mut begun = Vec::new();
+        let mut unknown = None;
+        for head in &answer.shards {
+            let shard = ShardId::from_slice(&head.shard_id).unwrap_or(ShardId::new([0; 16]));
+            match asked.remove(&shard) {
+                Some(have) => begun.push((shard, have, head.highest_seqno)),
+                None => unknown = Some(shard),
+            }
+        }
+        if asked.is_empty() {
+            at.map(|at| self.asked.remove(at));
+        }
+        if let Some(shard) = unknown {
+            return Err(self.broken(
+                Promise::Join,
+                format!("{shard} was not asked for: {}", stray()),
+            ));
+        }
+        for (shard, have, head) in begun {
+            let mut covered = Covered::default();
+            for &own in self.own.get(&shard).into_iter().flatten() {
+                covered.add(own, own);
+            }
+            self.taken.remove(&shard);
+            let from = match (have, head) {
+                (Some(have), _) => Some(have + 1),
+                (None, head) => head.map(|head| head + 1),
+            };
+            self.shards.insert(
+                shard,
+                Subscription {
+                    have,
+                    answered: true,
+                    from,
+                    last: None,
+                    covered,
+                    told: head.max(have),
+                },
+            );
+        }
+        Ok(())
+    }
+
+    fn unsubscribed(&mut self, request: u64) -> Result<(), Broken> {
+        let at = self.asked.iter().position(|(id, _)| *id == request);
+        let asked = at.map(|at| self.asked.remove(at).1);
+        let Some(Asked::Unsubscribe(shards, taken)) = asked else {
+            return Err(self.broken(Promise::Join, format!("request {request} was not asked")));
+        };
+        self.taken = taken;
+        for shard in shards {
+            self.shards.remove(&shard);
+            self.taken.remove(&shard);
+        }
+        Ok(())
+    }
+
+    /// Publishing has stopped, and the session has heard everything that there
+    /// was: checks what only the end can show.
+    ///
+    /// # Errors
+    /// The promise that is broken.
+    pub fn settle(&self, truth: &Truth) -> Result<(), Broken> {
+        if let Some((request, _)) = self.asked.first() {
+            return Err(self.broken(Promise::Join, format!("request {request} was not answered")));
+        }
+        for (&shard, seen) in &self.shards {
+            let Some(head) = truth.head(shard) else {
+                continue;
+            };
+            let known = seen.told >= Some(head) || seen.covered.contains(head);
+            if !known {
+                return Err(self.broken(
+                    Promise::Convergence,
+                    format!("{shard} is at {head}, and it was told of {:?}", seen.told),
+                ));
+            }
+            // Where the server knew nothing, what was before the first is not
+            // owed.
+            let owed = seen.from.map(|from| from.saturating_sub(1)).max(seen.have);
+            let owed = owed.filter(|_| seen.from.is_some());
+            let Some(owed) = owed else { continue };
+            let missing = truth
+                .above(shard, Some(owed))
+                .find(|&n| !seen.covered.contains(n));
+            if let Some(missing) = missing {
+                return Err(self.broken(
+                    Promise::Join,
+                    format!("{missing} of {shard} neither came nor was in a gap"),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHARD: ShardId = ShardId::new([7; 16]);
+    const OTHER: ShardId = ShardId::new([8; 16]);
+
+    fn truth() -> Truth {
+        let mut truth = Truth::default();
+        for seqno in 1..=20 {
+            truth.commit(SHARD, seqno, Some(seqno), vec![seqno as u8; 3]);
+        }
+        truth
+    }
+
+    fn diff(seqno: u64) -> Message {
+        Message::Diff(v1::Diff {
+            shard_id: SHARD.to_bytes(),
+            seqno,
+            committed_unix_nanos: seqno,
+            diff: vec![seqno as u8; 3].into(),
+        })
+    }
+
+    fn gap(from_seqno: u64, to_seqno: u64) -> Message {
+        Message::Gap(v1::Gap {
+            shard_id: SHARD.to_bytes(),
+            from_seqno,
+            to_seqno,
+            highest_seqno: to_seqno,
+        })
+    }
+
+    fn subscribed(request_id: u64, head: Option<u64>) -> Message {
+        Message::Subscribed(v1::Subscribed {
+            request_id,
+            shards: vec![v1::ShardHead {
+                shard_id: SHARD.to_bytes(),
+                highest_seqno: head,
+            }],
+        })
+    }
+
+    fn unsubscribed(request_id: u64) -> Message {
+        Message::Unsubscribed(v1::Unsubscribed { request_id })
+    }
+
+    /// A witness whose session is subscribed behind 10.
+    fn behind_ten() -> Witness {
+        let mut witness = Witness::new("test");
+        witness.subscribing(1, &[(SHARD, Some(10))]);
+        witness.hear(&truth(), &subscribed(1, Some(12))).unwrap();
+        witness
+    }
+
+    /// Hears all of it, then settles: which promise is broken?
+    #[track_caller]
+    fn verdict(mut witness: Witness, messages: &[Message]) -> Option<Promise> {
+        let truth = truth();
+        let heard = messages.iter().try_for_each(|m| witness.hear(&truth, m));
+        heard
+            .and_then(|()| witness.settle(&truth))
+            .err()
+            .map(|broken| {
+                assert!(broken.to_string().contains(&broken.promise.to_string()));
+                broken.promise
+            })
+    }
+
+    #[test]
+    fn what_keeps_every_promise_passes() {
+        let all: Vec<Message> = (11..=20).map(diff).collect();
+        assert_eq!(verdict(behind_ten(), &all), None);
+        let holes = [gap(11, 12), diff(13), gap(14, 19), diff(20), gap(12, 15)];
+        assert_eq!(verdict(behind_ten(), &holes), None, "a late gap is allowed");
+        assert_eq!(verdict(behind_ten(), &[gap(11, 20)]), None);
+    }
+
+    #[test]
+    fn order() {
+        for twice in [11, 10] {
+            let messages = [gap(9, 10), diff(11), diff(twice)];
+            assert_eq!(verdict(behind_ten(), &messages), Some(Promise::Order));
+        }
+    }
+
+    #[test]
+    fn no_silent_gap() {
+        for messages in [
+            &[diff(12)][..],
+            &[diff(11), diff(13)],
+            &[diff(11), gap(12, 13), gap(15, 16), diff(17)],
+            &[gap(13, 12)],
+        ] {
+            let broken = verdict(behind_ten(), messages);
+            assert_eq!(broken, Some(Promise::NoSilentGap), "{messages:?}");
+        }
+    }
+
+    #[test]
+    fn convergence() {
+        for messages in [&[][..], &[gap(11, 18), diff(19)]] {
+            let broken = verdict(behind_ten(), messages);
+            assert_eq!(broken, Some(Promise::Convergence), "{messages:?}");
+        }
+        let mut asked_twice = behind_ten();
+        asked_twice.unsubscribing(2, &[]);
+        assert_eq!(verdict(asked_twice, &[gap(11, 20)]), Some(Promise::Join));
+    }
+
+    #[test]
+    fn join() {
+        // Told of the highest, and never of 15.
+        let messages = [gap(11, 14), gap(16, 20)];
+        assert_eq!(verdict(behind_ten(), &messages), Some(Promise::Join));
+        // Before the answer, and after the end.
+        let early = Witness::new("test");
+        assert_eq!(verdict(early, &[diff(11)]), Some(Promise::Join));
+        let mut left = behind_ten();
+        left.unsubscribing(2, &[SHARD]);
+        assert_eq!(
+            verdict(left, &[diff(11), unsubscribed(2), diff(12)]),
+            Some(Promise::Join)
+        );
+        // Answers to nothing.
+        assert_eq!(
+            verdict(behind_ten(), &[subscribed(1, None)]),
+            Some(Promise::Join)
+        );
+        assert_eq!(
+            verdict(behind_ten(), &[unsubscribed(9)]),
+            Some(Promise::Join)
+        );
+        let mut other = Witness::new("test");
+        other.subscribing(1, &[(OTHER, None)]);
+        assert_eq!(verdict(other, &[subscribed(1, None)]), Some(Promise::Join));
+    }
+
+    #[test]
+    fn no_echo() {
+        let mut own = behind_ten();
+        own.publishing(SHARD, 11);
+        let rest = [diff(12), gap(13, 20)];
+        assert_eq!(verdict_of(&own, &rest), None, "what is its own is no hole");
+        assert_eq!(verdict_of(&own, &[diff(11)]), Some(Promise::NoEcho));
+        // On its way before the server had it, it is none; after, it is.
+        assert_eq!(verdict_of(&own, &[gap(11, 20)]), None);
+        own.unsubscribing(2, &[]);
+        let taken = [unsubscribed(2), gap(11, 20)];
+        assert_eq!(verdict_of(&own, &taken), Some(Promise::NoEcho));
+        // What another publishes too may come until then.
+        let mut both = behind_ten();
+        both.publishing_too(SHARD, 11);
+        let rest = [diff(11), gap(12, 20)];
+        assert_eq!(verdict_of(&both, &rest), None);
+        both.unsubscribing(2, &[]);
+        let taken = [unsubscribed(2), diff(11)];
+        assert_eq!(verdict_of(&both, &taken), Some(Promise::NoEcho));
+    }
+
+    fn verdict_of(witness: &Witness, messages: &[Message]) -> Option<Promise> {
+        let mut copy = Witness::new("copy");
+        copy.shards = witness.shards.clone();
+        copy.asked = witness.asked.clone();
+        (copy.own, copy.shared) = (witness.own.clone(), witness.shared.clone());
+        verdict(copy, messages)
+    }
+
+    #[test]
+    fn opaque() {
+        let Message::Diff(right) = diff(11) else {
+            unreachable!()
+        };
+        for wrong in [
+            v1::Diff {
+                diff: vec![11, 11].into(),
+                ..right.clone()
+            },
+            v1::Diff {
+                committed_unix_nanos: 12,
+                ..right
+            },
+        ] {
+            let broken = verdict(behind_ten(), &[Message::Diff(wrong)]);
+            assert_eq!(broken, Some(Promise::Opaque));
+        }
+    }
+
+    #[test]
+    fn poison_free() {
+        let messages = [gap(11, 20), diff(21)];
+        assert_eq!(verdict(behind_ten(), &messages), Some(Promise::PoisonFree));
+        let mut told = behind_ten();
+        told.lie(SHARD, 21);
+        assert_eq!(verdict(told, &messages), None, "it may be passed on");
+    }
+
+    #[test]
+    fn covered_is_a_set() {
+        let mut covered = Covered::default();
+        for (from, to) in [(5, 9), (20, u64::MAX), (11, 12), (10, 10), (1, 2), (2, 3)] {
+            covered.add(from, to);
+        }
+        let missing: Vec<u64> = (0..25).filter(|&n| !covered.contains(n)).collect();
+        assert_eq!(missing, [0, 4, 13, 14, 15, 16, 17, 18, 19]);
+        assert_eq!(covered.first_missing(5, 13), None);
+        assert_eq!(covered.first_missing(5, 14), Some(13));
+    }
+}

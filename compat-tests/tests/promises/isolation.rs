@@ -1,0 +1,72 @@
+//! **isolation**: a slow, stalled or dead session delays no other session, loses no
+//! other session's diffs, and holds bounded memory.
+//!
+//! Nothing is queued for a session: it is marked, and reads the log when its
+//! socket has room. How much memory a real server needs under readers that do
+//! not read is in `crate::isolation`.
+
+use super::super::{Failure, Verdict};
+use super::storm::{Arena, config, settle, shard};
+
+const DIFFS: u64 = 2_000;
+const BYTES: usize = 8 * 1024;
+/// Under way at a time: the sessions that read keep up.
+const IN_FLIGHT: u64 = 100;
+const LOG_BYTES: usize = 4 << 20;
+
+#[tokio::test]
+async fn isolation() -> Verdict {
+    let mut config = config();
+    // A loaded machine may stall the publishers against each other.
+    config.reorder_window = std::time::Duration::from_secs(10);
+    config.log_bytes_per_shard = LOG_BYTES;
+    config.log_bytes_total = LOG_BYTES;
+    config.max_diff_bytes = 64 * 1024;
+    let arena = Arena::open(config).await?;
+    let shard = shard(0);
+    let publishers = arena.sessions("publisher", 2).await?;
+    let mut readers = arena.sessions("reader", 3).await?;
+    let mut stalled = arena.sessions("stalled", 3).await?;
+    let mut dead = arena.sessions("dead", 2).await?;
+    for session in readers.iter_mut().chain(&mut stalled).chain(&mut dead) {
+        session.subscribe(&[(shard, Some(0))]).await?;
+        session.answered().await?;
+    }
+    // All of it is published in time for those that read to have every diff.
+    stalled.iter().for_each(|session| session.read(false));
+    arena.commit(shard, 1..=DIFFS, BYTES);
+    for seqno in 1..=DIFFS {
+        let publisher = usize::from(seqno % 2 == 0);
+        publishers[publisher].publish(shard, seqno).await?;
+        if seqno == DIFFS / 2 {
+            dead.clear();
+        }
+        if seqno.is_multiple_of(IN_FLIGHT) {
+            for reader in &readers {
+                heard(reader, shard, seqno).await?;
+            }
+            let held = arena.metric("persist_pubsub_log_bytes");
+            assert!(held <= LOG_BYTES as f64, "{held} bytes");
+        }
+    }
+    settle(&readers).await?;
+    for reader in &readers {
+        assert_eq!(reader.witness().heard(), (DIFFS, 0), "a reader lost diffs");
+    }
+    stalled.iter().for_each(|session| session.read(true));
+    settle(&stalled).await?;
+    for session in &stalled {
+        let (diffs, gaps) = session.witness().heard();
+        assert!(gaps > 0 && diffs < DIFFS, "it was not stalled");
+    }
+    Ok(())
+}
+
+async fn heard(
+    reader: &persist_pubsub_compat_tests::watched::Watched,
+    shard: persist_pubsub_proto::ShardId,
+    seqno: u64,
+) -> Result<(), Failure> {
+    let told = |w: &persist_pubsub_compat_tests::witness::Witness| w.told(shard) >= Some(seqno);
+    Ok(reader.until("what was published", told).await?)
+}

@@ -1,0 +1,58 @@
+//! What a reader published itself, and has not read past.
+
+use super::log::Ranges;
+
+/// Ranges of own publications kept of those that were doubted. They are in no
+/// run, so nothing passes them; a client whose every word is doubted for long
+/// may be told of its earlier ones as a gap.
+const DOUBTED_RANGES: usize = 64;
+
+/// A subscription's own publications: never sent to it, and never a gap to it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Own {
+    /// In the shard's run, at or above the cursor when they were published.
+    unread: Ranges,
+    /// Beside the shard's run: what they belong to may yet become the run,
+    /// below the cursor as well.
+    doubted: Ranges,
+}
+
+impl Own {
+    pub(crate) fn add(&mut self, seqno: u64) {
+        self.unread.add(seqno, seqno);
+    }
+
+    pub(crate) fn add_doubted(&mut self, seqno: u64) {
+        self.doubted.add(seqno, seqno);
+        self.doubted.keep_highest(DOUBTED_RANGES);
+    }
+
+    pub(crate) fn contains(&self, seqno: u64) -> bool {
+        self.unread.contains(seqno) || self.doubted.contains(seqno)
+    }
+
+    /// The parts of `lo..=hi` that are not its own, ascending.
+    pub(crate) fn gaps_within(&self, lo: u64, hi: u64) -> impl Iterator<Item = (u64, u64)> {
+        let unread = self.unread.gaps_within(lo, hi);
+        unread.flat_map(|(lo, hi)| self.doubted.gaps_within(lo, hi))
+    }
+
+    /// The cursor has read everything below `seqno`.
+    pub(crate) fn forget_below(&mut self, seqno: u64) {
+        self.unread.forget_below(seqno);
+    }
+
+    /// Forgets the lowest beyond so many ranges.
+    pub(crate) fn keep_highest(&mut self, ranges: usize) {
+        self.unread.keep_highest(ranges);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.unread.is_empty() && self.doubted.is_empty()
+    }
+
+    /// Ranges that wait to be read past: what has to be bounded.
+    pub(crate) fn len(&self) -> usize {
+        self.unread.len()
+    }
+}
