@@ -43,6 +43,8 @@ pub struct V0Process {
 pub struct Account {
     /// The states of its shards.
     pub states: BTreeMap<ShardId, u64>,
+    /// Diffs written.
+    pub pushes: u64,
     /// Diffs received.
     pub diffs: u64,
     /// Diffs discarded because something before them was missing.
@@ -149,6 +151,7 @@ impl V0Process {
             if let Some(state) = account.states.get_mut(&shard) {
                 *state = seqno;
             }
+            account.pushes += 1;
             push = Some(Push { shard, seqno, diff });
         });
         if let Some(push) = push {
@@ -239,7 +242,7 @@ impl Run {
     }
 
     /// One connection, until it ends.
-    async fn serve(&mut self, peer: Peer, deaf_since: Instant, pushes: &mut mpsc::Receiver<Push>) {
+    async fn serve(&self, peer: Peer, deaf_since: Instant, pushes: &mut mpsc::Receiver<Push>) {
         let (sender, receiver) = peer.split();
         let shards: Vec<_> = self.account.borrow().states.keys().copied().collect();
         let speak = async {

@@ -130,7 +130,11 @@ impl Crowd {
                 account.fetches,
                 account.hole
             );
-            assert_eq!(account.violations, 0, "{:?}", account.first_violations);
+            assert!(
+                account.violations.is_empty(),
+                "{:?}",
+                account.first_violations
+            );
         }
         for process in &self.v0 {
             let account = process.account();

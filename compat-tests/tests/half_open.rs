@@ -131,7 +131,11 @@ async fn both_ends_of_a_connection_cut_without_fin_notice() -> Verdict {
             "  {:?}: of {written} diffs, largest hole {}",
             case.cut, account.hole
         );
-        assert_eq!(account.violations, 0, "{:?}", account.first_violations);
+        assert!(
+            account.violations.is_empty(),
+            "{:?}",
+            account.first_violations
+        );
         // Everything came, over the second session what the first lost.
         assert_eq!(account.fetches, before, "{:?}", case.cut);
         assert_eq!(account.gaps, 0, "{:?}", case.cut);

@@ -168,7 +168,7 @@ async fn a_replaced_server_costs_v1_nothing_and_v0_its_backoff() -> Verdict {
         costs.push((
             account.fetches - before.fetches,
             account.disconnected,
-            account.violations,
+            account.first_violations.len(),
         ));
     }
     println!("largest hole of a v1 process: {largest}; of a v0 process: {largest_v0}");

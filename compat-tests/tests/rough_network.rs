@@ -98,7 +98,11 @@ async fn a_v1_client_hears_everything_in_order() -> Verdict {
             account.diffs,
             account.hole
         );
-        assert_eq!(account.violations, 0, "{:?}", account.first_violations);
+        assert!(
+            account.violations.is_empty(),
+            "{:?}",
+            account.first_violations
+        );
         // The start of a subscription to what the server did not know.
         assert!(account.resyncs <= 1, "{}", reader.name());
         assert_eq!(account.gaps, 0, "{}", reader.name());
