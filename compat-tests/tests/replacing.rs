@@ -11,7 +11,7 @@ use persist_pubsub_compat_tests::ledger::{Diffs, Ledger};
 use persist_pubsub_compat_tests::operator::Operator;
 use persist_pubsub_compat_tests::proxy::Proxy;
 use persist_pubsub_compat_tests::v0_process::V0Process;
-use persist_pubsub_compat_tests::v1_process::V1Process;
+use persist_pubsub_compat_tests::v1_process::{Account, V1Process};
 use persist_pubsub_compat_tests::wait::until;
 use tokio::time::Instant;
 
@@ -76,6 +76,10 @@ async fn a_replaced_server_costs_v1_nothing_and_v0_its_backoff() -> Verdict {
     })
     .await?;
     // What a new subscription to an unknown shard costs is no part of it.
+    for reader in &readers {
+        let answers = |a: &Account| a.resyncs >= SHARDS;
+        reader.wait("the answers to subscriptions", answers).await?;
+    }
     for (turn, &shard) in shards.iter().enumerate() {
         writers[turn % WRITERS].write(shard);
     }

@@ -77,7 +77,12 @@ async fn converge_v1(mut receiver: v1_peer::Receiver) -> Result<u64, PeerError> 
                 missed += gap.to_seqno - state;
                 state = gap.to_seqno;
             }
-            other => panic!("{other:?}"),
+            other => {
+                return Err(PeerError::Other {
+                    what: "a diff or a gap".to_owned(),
+                    got: format!("{other:?}"),
+                });
+            }
         }
     }
     Ok(missed)

@@ -91,7 +91,7 @@ async fn soak(lasts: Duration, seed: u64) -> Result<bool, Failure> {
     // What cannot go on is a verdict as well: a server that does not start,
     // say.
     if let Err(e) = ended {
-        tally.violated("running", e.to_string());
+        tally.violated("running", &e.to_string());
     }
     tally.print(began.elapsed());
     Ok(tally.passed())

@@ -51,7 +51,7 @@ impl Tally {
         *self.faults.entry(name).or_default() += 1;
     }
 
-    pub(crate) fn violated(&mut self, promise: &'static str, what: String) {
+    pub(crate) fn violated(&mut self, promise: &'static str, what: &str) {
         *self.violations.entry(promise).or_default() += 1;
         if self.shown.len() < SHOWN {
             println!("VIOLATION of {promise}: {what}");
@@ -68,7 +68,7 @@ impl Tally {
         if mib > MEMORY_MIB && self.most_mib <= MEMORY_MIB {
             self.violated(
                 "memory",
-                format!("the server uses {mib} MiB of {MEMORY_MIB}"),
+                &format!("the server uses {mib} MiB of {MEMORY_MIB}"),
             );
         }
         self.most_mib = self.most_mib.max(mib);
@@ -76,7 +76,7 @@ impl Tally {
 
     pub(crate) fn log_bytes(&mut self, held: f64, limit: f64) {
         if held > limit && self.most_log <= limit {
-            self.violated("memory", format!("the logs hold {held} of {limit} bytes"));
+            self.violated("memory", &format!("the logs hold {held} of {limit} bytes"));
         }
         self.most_log = self.most_log.max(held);
         self.log_limit = limit;
@@ -86,10 +86,10 @@ impl Tally {
     pub(crate) fn server_ended(&mut self, log: &str, status: Option<ExitStatus>) {
         self.servers += 1;
         if let Some(line) = log.lines().find(|line| line.contains("panicked")) {
-            self.violated("running", format!("the server wrote: {line}"));
+            self.violated("running", &format!("the server wrote: {line}"));
         }
         if let Some(status) = status.filter(|status| !status.success()) {
-            self.violated("draining", format!("the server ended with {status}"));
+            self.violated("draining", &format!("the server ended with {status}"));
         }
     }
 

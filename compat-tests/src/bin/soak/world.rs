@@ -137,7 +137,7 @@ impl World {
         for process in &self.v1 {
             let up = process.wait("a session", |a| a.connected > a.disconnected);
             if let Err(late) = up.await {
-                tally.violated("convergence", format!("{}: {late}", process.name()));
+                tally.violated("convergence", &format!("{}: {late}", process.name()));
             }
         }
         // What a v0 process pushed when it had no connection nobody can know
@@ -152,13 +152,13 @@ impl World {
         let heads = self.ledger.heads(self.shards.iter().copied());
         for process in &self.v1 {
             if let Err(late) = process.reach(&heads).await {
-                tally.violated("convergence", format!("{}: {late}", process.name()));
+                tally.violated("convergence", &format!("{}: {late}", process.name()));
             }
         }
         tally.converged(began.elapsed());
         for process in &self.v0 {
             if let Err(late) = process.reach(&heads).await {
-                tally.violated("convergence", format!("{}: {late}", process.name()));
+                tally.violated("convergence", &format!("{}: {late}", process.name()));
             }
         }
     }
@@ -195,7 +195,7 @@ impl World {
             operator.sessions().await.ok()?.is_empty().then_some(())
         });
         if let Err(late) = gone.await {
-            tally.violated("leaving", late.to_string());
+            tally.violated("leaving", &late.to_string());
         }
         self.server.terminate().await?;
         let status = self.server.wait().await?;
