@@ -152,8 +152,17 @@ impl Crowd {
     }
 }
 
+/// Both at the same time: it is mostly waiting.
 #[tokio::test]
-async fn clients_that_wait_for_a_frozen_server_keep_their_sessions() -> Verdict {
+async fn everybody_comes_to_the_same_after_a_frozen_server() -> Verdict {
+    tokio::try_join!(
+        clients_that_wait_keep_their_sessions(),
+        clients_that_give_it_up_come_back(),
+    )?;
+    Ok(())
+}
+
+async fn clients_that_wait_keep_their_sessions() -> Verdict {
     let patient = Duration::from_secs(60);
     let server = Child::start(&[
         "--heartbeat-interval=1m",
@@ -172,8 +181,7 @@ async fn clients_that_wait_for_a_frozen_server_keep_their_sessions() -> Verdict 
     Ok(())
 }
 
-#[tokio::test]
-async fn clients_that_give_a_frozen_server_up_come_back_to_it() -> Verdict {
+async fn clients_that_give_it_up_come_back() -> Verdict {
     let second = Duration::from_secs(1);
     let server = Child::start(&[
         "--heartbeat-interval=1s",
