@@ -54,6 +54,11 @@ pub struct Config {
     pub(crate) reannounce_shards: usize,
     pub(crate) event_buffer_bytes: u32,
     pub(crate) event_buffer_count: usize,
+    pub(crate) merge_grace: Duration,
+    pub(crate) merge_buffer_bytes: usize,
+    pub(crate) merge_buffer_count: usize,
+    pub(crate) resync_spread: Duration,
+    pub(crate) subscribe_timeout: Duration,
 }
 
 /// Whether the process may publish (`SessionMode` of the protocol).
@@ -180,6 +185,11 @@ impl Config {
             reannounce_shards: 16_384,
             event_buffer_bytes: 64 * 1024 * 1024,
             event_buffer_count: 16_384,
+            merge_grace: Duration::from_secs(1),
+            merge_buffer_bytes: 16 * 1024 * 1024,
+            merge_buffer_count: 16_384,
+            resync_spread: Duration::from_secs(2),
+            subscribe_timeout: Duration::from_secs(10),
         })
     }
 
@@ -323,6 +333,45 @@ impl Config {
         self.event_buffer_count = count.clamp(1, 1 << 24);
         self
     }
+
+    /// While two sessions live, because a server drains: how long what one
+    /// does not have may be awaited from the other before it is told as a
+    /// gap. A diff that follows what was told is never delayed. Default: 1 s,
+    /// which is about the time until the host's own poll would have found it.
+    #[must_use]
+    pub fn merge_grace(mut self, grace: Duration) -> Self {
+        self.merge_grace = grace.min(LONGEST);
+        self
+    }
+
+    /// What may wait meanwhile: bytes of diffs (64 more are counted for each)
+    /// and number, over all shards. Beyond it the gap is told at once.
+    /// Defaults: 16 MiB, 16,384.
+    #[must_use]
+    pub fn merge_buffer(mut self, bytes: usize, count: usize) -> Self {
+        self.merge_buffer_bytes = bytes;
+        self.merge_buffer_count = count;
+        self
+    }
+
+    /// After a reconnect to a server that has forgotten, each shard's
+    /// [`Resync`](crate::Event::Resync) comes at a random moment within this
+    /// time. Default: 2 s, for a host whose own poll reads every shard each
+    /// 1.2 s: so the fetches cost the store no more than the outage did.
+    #[must_use]
+    pub fn resync_spread(mut self, spread: Duration) -> Self {
+        self.resync_spread = spread.min(LONGEST);
+        self
+    }
+
+    /// How long a server that is alive may leave a subscribe unanswered before
+    /// its session is replaced. At least 1 ms; default 10 s, since after a
+    /// restart it has all its clients' to answer.
+    #[must_use]
+    pub fn subscribe_timeout(mut self, timeout: Duration) -> Self {
+        self.subscribe_timeout = bounded(timeout);
+        self
+    }
 }
 
 fn bounded(time: Duration) -> Duration {
@@ -339,60 +388,4 @@ pub(crate) fn cut(text: &str, bytes: usize) -> &str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_endpoint_is_refused_early_and_says_why() {
-        for bad in [
-            "",
-            "http://",
-            "http://a b",
-            "https://host:1",
-            "unix:///tmp/x",
-            ":6879",
-            "host:notaport",
-            "host:99999",
-            "user@host:1",
-            "http://host:1/path",
-        ] {
-            let error = Config::new(bad).expect_err(bad);
-            assert!(
-                error.to_string().contains("expected http://host:port"),
-                "{error}"
-            );
-        }
-    }
-
-    #[test]
-    fn an_endpoint_may_leave_out_scheme_and_port() {
-        for (given, host, port) in [
-            ("http://pubsub:7000", "pubsub", 7000),
-            ("pubsub:7000", "pubsub", 7000),
-            ("pubsub", "pubsub", DEFAULT_PORT),
-            ("http://127.0.0.1", "127.0.0.1", DEFAULT_PORT),
-            ("http://[::1]:7", "::1", 7),
-        ] {
-            let config = Config::new(given).expect(given);
-            assert_eq!((config.host.as_str(), config.port), (host, port), "{given}");
-        }
-    }
-
-    #[test]
-    fn backoff_is_validated_when_configured() {
-        let config = Config::new("h").unwrap();
-        let second = Duration::from_secs(1);
-        assert!(config.clone().backoff(Duration::ZERO, second).is_err());
-        assert!(config.clone().backoff(second * 2, second).is_err());
-        assert!(config.backoff(second, second).is_ok());
-    }
-
-    #[test]
-    fn texts_are_cut_between_characters() {
-        let long = "é".repeat(200);
-        let config = Config::new("h").unwrap().client_name(&long);
-        assert_eq!(config.client_name.len(), 256);
-        assert_eq!(cut("aé", 2), "a");
-        assert_eq!(cut("", 2), "");
-    }
-}
+mod tests;

@@ -1,11 +1,10 @@
 //! The one task behind a client: it connects, keeps a session, replaces it,
 //! and hands what the session brings to the host.
 //!
-//! Two sessions live at once only while a server drains: the next one is
-//! welcomed and has all its subscriptions answered before the old one is half
-//! closed, and both are read meanwhile. Each tells a shard's diffs without a
-//! hole from where the host was when it subscribed, so whichever is ahead can
-//! be believed, and what the other brings again is dropped by its seqno.
+//! Two sessions live at once while a server drains: the next one is opened
+//! before the old one ends, and the old one lives until its server ends it.
+//! Meanwhile every push goes out on both ([`crate::outbox`]), and what both
+//! bring is made one ([`crate::merge`]).
 
 mod dial;
 pub(crate) mod gate;
@@ -18,6 +17,7 @@ mod v0;
 mod v1;
 pub(crate) mod wire;
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +26,8 @@ use tokio::time::{Instant, sleep};
 use crate::backoff::Backoff;
 use crate::config::Config;
 use crate::event::{Event, Reason, Wire};
-use crate::queue::{HostGone, Queued, Sink};
+use crate::merge::{End, Told};
+use crate::queue::{HostGone, Sink};
 use crate::shared::{Shared, lock};
 use gate::LinkId;
 use link::Link;
@@ -39,9 +40,14 @@ use wire::{Fenced, Refusal};
 const LINGER: Duration = Duration::from_secs(5);
 
 /// Runs until the host has dropped its events or all its handles, or until
-/// the generation is fenced out.
-pub(crate) async fn run(config: Config, shared: Arc<Shared>, sink: Sink) {
-    Connection::new(Arc::new(config), shared, sink).run().await;
+/// the generation is fenced out. Dropped before that, and be it before it has
+/// begun, it tells the handles that nobody sends any more.
+pub(crate) fn run(
+    config: Config,
+    shared: Arc<Shared>,
+    sink: Sink,
+) -> impl Future<Output = ()> + Send + 'static {
+    Connection::new(Arc::new(config), shared, sink).run()
 }
 
 struct Connection {
@@ -49,10 +55,10 @@ struct Connection {
     shared: Arc<Shared>,
     sink: Sink,
     backoff: Backoff,
-    /// The session that publishes.
+    /// The newest session.
     current: Option<Link>,
     /// The one before it, of a server that drains.
-    leaving: Option<Leaving>,
+    leaving: Option<Link>,
     next: Next,
     /// When to ask again for the shards that the server refused.
     retry: Option<Timer>,
@@ -61,15 +67,15 @@ struct Connection {
     /// There will be no session any more: deliver what waits, then end.
     ending: bool,
     links: u64,
+    /// When something comes by itself: a resync, a gap, the end of a session.
+    due: Option<(Instant, Timer)>,
+    /// Something was not looked at, for the host has not taken what there is.
+    unseen: bool,
+    /// Since when the host has not taken all that there is for it.
+    blocked_since: Option<Instant>,
     /// Events of the message at hand; empty between messages.
-    told: Vec<Queued>,
+    told: Told,
     log: Log,
-}
-
-struct Leaving {
-    link: Link,
-    /// Half-closed, and to end by then. `None`: its successor is not ready.
-    until: Option<Timer>,
 }
 
 #[derive(Default)]
@@ -94,7 +100,10 @@ impl Connection {
             finishing: None,
             ending: false,
             links: 0,
-            told: Vec::new(),
+            due: None,
+            unseen: false,
+            blocked_since: None,
+            told: Told::default(),
             log: Log::default(),
         }
     }
@@ -114,18 +123,12 @@ impl Connection {
                     }
                 }
                 Step::Overdue => self.end(),
-                Step::LeavingOverdue => self.left(true),
-                Step::Delivered(Ok(())) => {
-                    for link in self.links() {
-                        link.excuse();
-                    }
-                    if self.speaks_v0() {
-                        self.look();
-                    }
-                }
+                Step::Due => self.due(),
+                Step::Delivered(Ok(())) => self.delivered(),
                 Step::Delivered(Err(HostGone)) => return,
                 Step::FromLeaving(Ok(inbound)) => self.receive(false, inbound),
-                Step::FromLeaving(Err(reason)) => self.left(reason != Reason::Ended),
+                Step::FromLeaving(Err(Reason::Ended)) => self.left(End::Complete),
+                Step::FromLeaving(Err(_)) => self.left(End::Lost),
                 Step::FromCurrent(Ok(inbound)) => self.receive(true, inbound),
                 Step::FromCurrent(Err(reason)) => self.lost(reason),
                 Step::Broken => self.lost(Reason::Broken),
@@ -146,7 +149,7 @@ impl Connection {
         self.next = Next::Wait(Box::pin(sleep(delay)));
     }
 
-    /// A session began: it publishes from now on.
+    /// A session began.
     fn adopt(&mut self, link: Link) {
         tracing::info!(
             server = %self.config.endpoint,
@@ -162,14 +165,9 @@ impl Connection {
         if let Some(before) = self.current.take() {
             // Of three, the oldest is not needed: the one in the middle
             // resumed where the host was.
-            self.left(true);
-            self.leaving = Some(Leaving {
-                link: before,
-                until: None,
-            });
+            self.left(End::Lost);
+            self.leaving = Some(before);
         }
-        let gate = Arc::clone(&link.gate);
-        lock(&self.shared.outbox).own(link.id, gate, link.wire == Wire::V0);
         self.sink.put_up(link.wire, link.server.clone());
         self.current = Some(link);
         self.look();
@@ -193,35 +191,28 @@ impl Connection {
         self.dial_after(delay);
     }
 
-    /// The session that published is over.
+    /// The newest session is over.
     fn lost(&mut self, reason: Reason) {
         let Some(link) = self.current.take() else {
             return;
         };
-        let now = Instant::now();
-        self.backoff
-            .lived(now.saturating_duration_since(link.since));
-        lock(&self.shared.outbox).release(link.id, true, now, &self.shared.stats);
-        drop(link);
+        self.backoff.lived(link.since.elapsed());
+        // Only one that was told to go ends in good order.
+        link.end(End::Lost, &mut self.told);
+        self.tell();
         if self.finishing.is_some() {
             return self.end();
         }
         self.shared.stats.lost.one();
         self.shared.stats.refused_shards.set(0);
         tracing::info!(server = %self.config.endpoint, %reason, "lost the pubsub server");
-        match self.leaving.take() {
+        if let Some(link) = self.leaving.take() {
             // The one that was to be replaced lives still.
-            Some(Leaving { link, until: None }) => {
-                let gate = Arc::clone(&link.gate);
-                lock(&self.shared.outbox).own(link.id, gate, link.wire == Wire::V0);
-                self.sink.put_up(link.wire, link.server.clone());
-                self.current = Some(link);
-            }
-            leaving => {
-                self.leaving = leaving;
-                self.shared.stats.connected.set(0);
-                self.sink.put_down(reason);
-            }
+            self.sink.put_up(link.wire, link.server.clone());
+            self.current = Some(link);
+        } else {
+            self.shared.stats.connected.set(0);
+            self.sink.put_down(reason);
         }
         if !matches!(self.next, Next::Dial(_)) {
             let delay = self.backoff.next();
@@ -229,12 +220,11 @@ impl Connection {
         }
     }
 
-    /// The session that was replaced is over; `lost` if not in good order.
-    fn left(&mut self, lost: bool) {
-        if let Some(leaving) = self.leaving.take() {
-            let lost = lost || leaving.until.is_none();
-            let now = Instant::now();
-            lock(&self.shared.outbox).release(leaving.link.id, lost, now, &self.shared.stats);
+    /// The session that was replaced is over.
+    fn left(&mut self, end: End) {
+        if let Some(link) = self.leaving.take() {
+            link.end(end, &mut self.told);
+            self.tell();
         }
     }
 
@@ -246,10 +236,8 @@ impl Connection {
         let Some(link) = &self.current else {
             return;
         };
-        let interest = lock(&self.shared.interest);
+        let mut interest = lock(&self.shared.interest);
         let refused = interest.refused(link.id);
-        let settled = interest.is_settled(link.id);
-        drop(interest);
         self.shared.stats.refused_shards.set(refused);
         if refused > 0
             && let Some(withheld) = self.log.refused.allows()
@@ -260,23 +248,22 @@ impl Connection {
                 "the pubsub server does not take all subscriptions"
             );
         }
-        if settled
-            && let Some(leaving) = &mut self.leaving
-            && leaving.until.is_none()
-        {
-            leaving.link.gate.finish();
-            leaving.until = Some(Box::pin(sleep(LINGER)));
+        self.unseen = !self.sink.is_empty();
+        if !self.unseen {
+            let now = Instant::now();
+            if link.wire == Wire::V0 {
+                interest.take_unanswerable(link.id, now, &mut self.told);
+            }
+            interest.work(now, &mut self.told);
         }
-        if link.wire == Wire::V0 && self.sink.is_empty() {
-            lock(&self.shared.interest).take_unanswerable(link.id, &mut self.told);
-            self.tell();
-        }
+        drop(interest);
+        self.tell();
     }
 
     /// The handles are gone: what waits goes out, then the session ends.
     fn finish(&mut self) {
         self.next = Next::Nothing;
-        self.left(false);
+        self.left(End::Complete);
         match &self.current {
             Some(link) => {
                 link.gate.finish();
@@ -314,15 +301,8 @@ impl Connection {
         });
     }
 
-    fn speaks_v0(&self) -> bool {
-        self.current
-            .as_ref()
-            .is_some_and(|link| link.wire == Wire::V0)
-    }
-
     fn links(&mut self) -> impl Iterator<Item = &mut Link> {
-        let leaving = self.leaving.as_mut().map(|leaving| &mut leaving.link);
-        self.current.iter_mut().chain(leaving)
+        self.current.iter_mut().chain(&mut self.leaving)
     }
 }
 

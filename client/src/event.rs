@@ -42,7 +42,10 @@ pub enum Event {
     /// The server cannot say what was missed: fetch, unless the state has
     /// reached `highest`. Comes once for each subscription that did not say
     /// what the host has, and after a reconnect to a server that has
-    /// forgotten. What is published from then on comes as diffs or gaps.
+    /// forgotten: then at a random moment within
+    /// [`Config::resync_spread`](crate::Config::resync_spread), and not at all
+    /// for a shard of which a diff came that follows what was told. What is
+    /// published after the subscription comes as diffs or gaps.
     Resync {
         /// The shard.
         shard: ShardId,
@@ -128,6 +131,8 @@ pub enum Reason {
     /// Nothing was heard from the server for this time: three of its
     /// heartbeat intervals.
     Silent(Duration),
+    /// The server left a subscribe unanswered for this time.
+    Unanswered(Duration),
     /// The connection broke while the host was not reading events.
     Broken,
     /// The server broke the protocol.
@@ -143,6 +148,7 @@ impl fmt::Display for Reason {
             Self::Status { code, message } => write!(f, "gRPC status {code}: {message}"),
             Self::Ended => f.write_str("ended by the server"),
             Self::Silent(after) => write!(f, "nothing heard for {after:?}"),
+            Self::Unanswered(after) => write!(f, "a subscribe not answered for {after:?}"),
             Self::Broken => f.write_str("the connection broke"),
             Self::Protocol(why) => write!(f, "protocol error: {why}"),
         }

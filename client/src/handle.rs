@@ -50,6 +50,14 @@ impl Client {
             shared.stats.pushes_dropped.one();
             return;
         }
+        // First of all, so that no server can have it and the run not.
+        let (nudge, spared) = lock(&shared.interest).pushed(*shard, seqno);
+        if spared {
+            shared.stats.resyncs_cancelled.one();
+        }
+        if nudge {
+            shared.nudge.notify_one();
+        }
         let push = Push {
             shard: *shard,
             seqno,

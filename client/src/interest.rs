@@ -3,27 +3,39 @@
 //!
 //! The host changes `wanted`; the sessions' views follow at once in what they
 //! hold to be subscribed, and pull the frames that make the server follow.
+//! What the sessions bring goes through each shard's [`Run`].
 
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use persist_pubsub_proto::{MAX_SEQNO, ShardId};
+use tokio::time::Instant;
 
+use crate::config::Config;
 use crate::connection::gate::{Gate, LinkId};
 use crate::connection::wire::{Diff, Frame, Gap, Head};
-use crate::event::{Event, Wire};
-use crate::queue::Queued;
-use crate::shared::from_unix_nanos;
-use view::{Fate, View};
+use crate::event::Wire;
+use crate::merge::{Clock, End, Outcome, Run, Tell, Told};
+use view::View;
 
-#[derive(Default)]
 pub(crate) struct Interest {
     wanted: BTreeMap<ShardId, Wanted>,
     /// One per session: at most two, while one takes the other's place.
     views: Vec<View>,
     last_incarnation: u64,
+    /// When the runs have something to do.
+    schedule: BTreeSet<(Instant, ShardId)>,
+    /// Runs of which something that waited was freed by a push of the host.
+    freed: BTreeSet<ShardId>,
+    /// What waits in all runs: bytes and number.
+    waits: (usize, usize),
+    max_waits: (usize, usize),
+    grace: Duration,
+    spread: Duration,
+    subscribe_timeout: Duration,
 }
 
 /// A shard that the host wants.
@@ -33,27 +45,27 @@ struct Wanted {
     /// Which subscription of the shard this is. What was brought by another
     /// one is not delivered.
     incarnation: u64,
-    /// Up to where the host was told: the seqno of a diff, the end of a gap,
-    /// the head of a resync, or what the host named when it subscribed.
-    have: Option<u64>,
-    /// The highest seqno that the host was told as a diff, or named when it
-    /// subscribed: no diff at or below it is told. May be below `have`, for a
-    /// gap can turn out to have claimed too much.
-    delivered: Option<u64>,
-}
-
-/// What became of a message about a shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// Told to the host.
-    Told,
-    /// Told before.
-    Duplicate,
-    /// Not of a current subscription.
-    Stale,
+    run: Run,
+    /// Its entry in the schedule.
+    due: Option<Instant>,
 }
 
 impl Interest {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            wanted: BTreeMap::new(),
+            views: Vec::new(),
+            last_incarnation: 0,
+            schedule: BTreeSet::new(),
+            freed: BTreeSet::new(),
+            waits: (0, 0),
+            max_waits: (config.merge_buffer_bytes, config.merge_buffer_count),
+            grace: config.merge_grace,
+            spread: config.resync_spread,
+            subscribe_timeout: config.subscribe_timeout,
+        }
+    }
+
     pub(crate) fn subscribe(&mut self, shard: ShardId, have: Option<u64>) {
         if let Some(wanted) = self.wanted.get_mut(&shard) {
             wanted.tokens = wanted.tokens.saturating_add(1);
@@ -65,8 +77,8 @@ impl Interest {
             Wanted {
                 tokens: 1,
                 incarnation: self.last_incarnation,
-                have,
-                delivered: have,
+                run: Run::new(have),
+                due: None,
             },
         );
         for view in &mut self.views {
@@ -82,7 +94,14 @@ impl Interest {
             wanted.tokens -= 1;
             return;
         }
-        self.wanted.remove(&shard);
+        if let Some(wanted) = self.wanted.remove(&shard) {
+            let (bytes, count) = wanted.run.waits();
+            self.waits = (self.waits.0 - bytes, self.waits.1 - count);
+            if let Some(due) = wanted.due {
+                self.schedule.remove(&(due, shard));
+            }
+        }
+        self.freed.remove(&shard);
         for view in &mut self.views {
             view.unwant(shard);
         }
@@ -102,22 +121,40 @@ impl Interest {
             .push(View::new(link, wire, bounds, gate, wanted.collect()));
     }
 
-    pub(crate) fn detach(&mut self, link: LinkId) {
+    /// A session is over. Once more costs and changes nothing.
+    pub(crate) fn detach(&mut self, link: LinkId, end: End, now: Instant, told: &mut Told) {
+        let views = self.views.len();
         self.views.retain(|view| view.link != link);
+        if self.views.len() == views {
+            return;
+        }
+        let clock = self.clock(now);
+        let shards: Vec<_> = self.wanted.keys().copied().collect();
+        for shard in shards {
+            self.on_run(shard, told, |run, tell| run.left(link, end, clock, tell));
+        }
     }
 
     /// The next frame that makes the server follow. Unsubscribes go before
     /// subscribes, so that a shard that is in both ends subscribed.
-    pub(crate) fn next_frame(&mut self, link: LinkId) -> Option<Frame> {
+    pub(crate) fn next_frame(&mut self, link: LinkId, now: Instant) -> Option<Frame> {
         let view = self.views.iter_mut().find(|view| view.link == link)?;
         let wanted = &self.wanted;
-        view.next_frame(|shard| wanted.get(&shard).and_then(|wanted| wanted.have))
-    }
-
-    /// Whether the server has answered for all that is wanted, or all that it
-    /// takes.
-    pub(crate) fn is_settled(&self, link: LinkId) -> bool {
-        self.view(link).is_none_or(View::is_settled)
+        let position = |shard| {
+            let wanted = wanted.get(&shard);
+            wanted.map_or_else(Default::default, |wanted| wanted.run.position())
+        };
+        let frame = view.next_frame(position, now);
+        if let Some(Frame::Subscribe { shards, .. }) = &frame
+            && view.wire == Wire::V0
+        {
+            for (shard, _) in shards {
+                if let Some(wanted) = self.wanted.get_mut(shard) {
+                    wanted.run.asked_v0(link);
+                }
+            }
+        }
+        frame
     }
 
     /// How many shards are wanted that the session's server does not take.
@@ -127,20 +164,11 @@ impl Interest {
 
     /// Shards that a v0 session has asked for since the last call. v0 does
     /// not answer; what was missed until then nobody can say.
-    pub(crate) fn take_unanswerable(&mut self, link: LinkId, out: &mut Vec<Queued>) {
-        let Some(view) = self.view_mut(link) else {
-            return;
-        };
-        for shard in view.take_unanswerable() {
-            if let Some(wanted) = self.wanted.get(&shard) {
-                out.push(Queued::of_shard(
-                    wanted.incarnation,
-                    Event::Resync {
-                        shard,
-                        highest: None,
-                    },
-                ));
-            }
+    pub(crate) fn take_unanswerable(&mut self, link: LinkId, now: Instant, told: &mut Told) {
+        let clock = self.clock(now);
+        let shards = self.view_mut(link).map(View::take_unanswerable);
+        for shard in shards.unwrap_or_default() {
+            self.on_run(shard, told, |run, tell| run.unanswerable(link, clock, tell));
         }
     }
 
@@ -150,120 +178,105 @@ impl Interest {
         link: LinkId,
         request: u64,
         heads: &[Head],
-        out: &mut Vec<Queued>,
+        now: Instant,
+        told: &mut Told,
     ) {
-        let Some(view) = self.views.iter_mut().find(|view| view.link == link) else {
-            return;
-        };
+        let clock = self.clock(now);
         for head in heads {
-            let Some(asked) = view.answer(head.shard, request) else {
-                continue;
-            };
-            let Some(wanted) = self.wanted.get_mut(&head.shard) else {
+            let shard = head.shard;
+            let Some(asked) = self
+                .view_mut(link)
+                .and_then(|view| view.answer(shard, request, now))
+            else {
                 continue;
             };
             let highest = head.highest.filter(|&highest| highest <= MAX_SEQNO);
-            match (asked, highest) {
-                (Some(asked), Some(highest)) if highest >= asked => continue,
-                (Some(_), Some(highest)) => {
-                    // The server knows less than the host was told: one of
-                    // the two is wrong, and the server's cursor stands above
-                    // what it will accept next. From its own head, nothing
-                    // that it accepts can be missed.
-                    wanted.have = Some(highest);
-                    wanted.delivered = wanted.delivered.min(Some(highest));
-                    view.ask_again(head.shard);
-                }
-                // It has forgotten. What the host was told stays true.
-                (Some(_), None) => {}
-                (None, _) => wanted.have = wanted.have.max(highest),
+            let again = self.on_run(shard, told, |run, tell| {
+                run.answered(link, asked, highest, clock, tell)
+            });
+            if let Some(from) = again.flatten()
+                && let Some(view) = self.view_mut(link)
+            {
+                view.ask_again(shard, from);
             }
-            out.push(Queued::of_shard(
-                wanted.incarnation,
-                Event::Resync {
-                    shard: head.shard,
-                    highest,
-                },
-            ));
         }
     }
 
-    /// A diff came. `own_covers` says whether the host itself pushed every
-    /// seqno of a range, which a v0 server does not echo.
     pub(crate) fn diff(
         &mut self,
         link: LinkId,
         diff: Diff,
-        own_covers: impl FnOnce(u64, u64) -> bool,
-        out: &mut Vec<Queued>,
+        now: Instant,
+        told: &mut Told,
     ) -> Outcome {
-        let Diff {
-            shard,
-            seqno,
-            committed,
-            diff,
-        } = diff;
-        let Some((wanted, wire)) = self.live(link, shard) else {
-            return Outcome::Stale;
-        };
-        if wanted.delivered.is_some_and(|last| seqno <= last) {
-            return Outcome::Duplicate;
-        }
-        if wire == Wire::V0 {
-            // v0 does not speak of holes, and of what was pushed while the
-            // subscribe was under way neither end knows: the first diff says.
-            let from = wanted.have.map_or(0, |have| have.saturating_add(1));
-            let to = seqno.saturating_sub(1);
-            if from < seqno && !own_covers(from, to) {
-                out.push(Queued::of_shard(
-                    wanted.incarnation,
-                    Event::Gap {
-                        shard,
-                        from,
-                        to,
-                        highest: seqno,
-                    },
-                ));
-            }
-        }
-        wanted.have = wanted.have.max(Some(seqno));
-        wanted.delivered = Some(seqno);
-        out.push(Queued::of_shard(
-            wanted.incarnation,
-            Event::Diff {
-                shard,
-                seqno,
-                diff,
-                committed: from_unix_nanos(committed),
-            },
-        ));
-        Outcome::Told
+        self.on_run(diff.shard, told, |run, tell| {
+            run.diff(link, diff, now, tell)
+        })
+        .unwrap_or(Outcome::Stale)
     }
 
-    /// A gap came. One below what was told is passed on (something surfaced
-    /// late), and takes nothing back.
-    pub(crate) fn gap(&mut self, link: LinkId, gap: &Gap, out: &mut Vec<Queued>) -> Outcome {
-        let Gap {
-            shard,
-            from,
-            to,
-            highest,
-        } = *gap;
-        let Some((wanted, _)) = self.live(link, shard) else {
-            return Outcome::Stale;
+    pub(crate) fn gap(
+        &mut self,
+        link: LinkId,
+        gap: &Gap,
+        now: Instant,
+        told: &mut Told,
+    ) -> Outcome {
+        self.on_run(gap.shard, told, |run, tell| run.gap(link, gap, now, tell))
+            .unwrap_or(Outcome::Stale)
+    }
+
+    /// The host pushes a diff. Returns whether the connection has something
+    /// to tell because of it, and whether a resync is spared by it.
+    pub(crate) fn pushed(&mut self, shard: ShardId, seqno: u64) -> (bool, bool) {
+        let Some(wanted) = self.wanted.get_mut(&shard) else {
+            return (false, false);
         };
-        // Beyond the highest, it is only somebody's word.
-        wanted.have = wanted.have.max(Some(to.min(highest)));
-        out.push(Queued::of_shard(
-            wanted.incarnation,
-            Event::Gap {
-                shard,
-                from,
-                to,
-                highest,
-            },
-        ));
-        Outcome::Told
+        let pushed = wanted.run.pushed(seqno);
+        if pushed.frees {
+            self.freed.insert(shard);
+        }
+        (pushed.frees, pushed.cancels)
+    }
+
+    /// Tells what has waited long enough, and what the host's pushes freed.
+    pub(crate) fn work(&mut self, now: Instant, told: &mut Told) {
+        for shard in std::mem::take(&mut self.freed) {
+            self.on_run(shard, told, Run::advance);
+        }
+        let grace = self.grace;
+        while let Some(&(due, shard)) = self.schedule.first()
+            && due <= now
+        {
+            self.schedule.pop_first();
+            if let Some(wanted) = self.wanted.get_mut(&shard) {
+                wanted.due = None;
+            }
+            self.on_run(shard, told, |run, tell| run.due(now, grace, tell));
+        }
+    }
+
+    /// When [`work`](Self::work) has something to do, or a session is
+    /// [`overdue`](Self::overdue).
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        let scheduled = self.schedule.first().map(|(due, _)| *due);
+        let answers = self.views.iter().filter_map(View::asked_since);
+        let answers = answers.map(|asked| asked + self.subscribe_timeout);
+        scheduled.into_iter().chain(answers).min()
+    }
+
+    /// A session whose server has left a subscribe unanswered for too long.
+    pub(crate) fn overdue(&self, now: Instant) -> Option<LinkId> {
+        let late = |view: &&View| {
+            view.asked_since()
+                .is_some_and(|asked| asked + self.subscribe_timeout <= now)
+        };
+        self.views.iter().find(late).map(|view| view.link)
+    }
+
+    /// The answers were not read for so long, because the host did not read.
+    pub(crate) fn excuse(&mut self, unread: Duration) {
+        self.views.iter_mut().for_each(|view| view.excuse(unread));
     }
 
     /// The server refused a request. How many shards wait because of it until
@@ -279,15 +292,50 @@ impl Interest {
         }
     }
 
-    /// The shard, if this session's subscription of it was answered and is
-    /// wanted still.
-    fn live(&mut self, link: LinkId, shard: ShardId) -> Option<(&mut Wanted, Wire)> {
-        let view = self.view(link)?;
-        if view.fate(shard) != Fate::Live {
-            return None;
+    /// Every change of a run that is wanted goes through here, for what waits
+    /// is bounded over all of them, and each has its place in the schedule.
+    fn on_run<T>(
+        &mut self,
+        shard: ShardId,
+        told: &mut Told,
+        change: impl FnOnce(&mut Run, &mut Tell) -> T,
+    ) -> Option<T> {
+        let wanted = self.wanted.get_mut(&shard)?;
+        let mut tell = Tell {
+            shard,
+            incarnation: wanted.incarnation,
+            told,
+        };
+        let run = &mut wanted.run;
+        let before = run.waits();
+        let changed = change(run, &mut tell);
+        let others = (self.waits.0 - before.0, self.waits.1 - before.1);
+        let over = |(bytes, count): (usize, usize)| {
+            others.0.saturating_add(bytes) > self.max_waits.0
+                || others.1.saturating_add(count) > self.max_waits.1
+        };
+        // Each round tells at least the first thing that waits.
+        while run.waits().1 > 0 && run.waits() > before && over(run.waits()) {
+            run.give_up(&mut tell);
         }
-        let wire = view.wire;
-        Some((self.wanted.get_mut(&shard)?, wire))
+        let after = run.waits();
+        self.waits = (others.0 + after.0, others.1 + after.1);
+        let due = run.next_due(self.grace);
+        if due != wanted.due {
+            if let Some(before) = wanted.due {
+                self.schedule.remove(&(before, shard));
+            }
+            self.schedule.extend(due.map(|due| (due, shard)));
+            wanted.due = due;
+        }
+        Some(changed)
+    }
+
+    fn clock(&self, now: Instant) -> Clock {
+        Clock {
+            now,
+            spread: self.spread,
+        }
     }
 
     fn view(&self, link: LinkId) -> Option<&View> {

@@ -53,6 +53,7 @@ mod connection;
 mod event;
 mod handle;
 mod interest;
+mod merge;
 mod outbox;
 mod queue;
 mod shared;

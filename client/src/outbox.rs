@@ -1,8 +1,12 @@
 //! What was pushed and must still be told to the server.
 //!
+//! One log of pushes, and a cursor per session: while two sessions live, each
+//! is told every push, oldest first, at its own pace, and the log is bounded
+//! once. It holds what one of them has not taken; without a session, all.
+//!
 //! One mutex, held for a few map operations and never over a network
-//! operation: the host pushes under it, and the stream that the network polls
-//! pulls under it.
+//! operation: the host pushes under it, and the streams that the network polls
+//! pull under it.
 
 mod recent;
 
@@ -20,10 +24,6 @@ use recent::Recent;
 
 /// What a waiting push is counted with beside its diff, in bytes.
 const OVERHEAD: usize = 64;
-/// Of how many own pushes per shard, and in all, a v0 session remembers the
-/// seqno. Beyond it a hole that they would explain is told as a gap.
-const OWN_PER_SHARD: usize = 32;
-const OWN_SHARDS: usize = 65_536;
 
 /// A diff of the host, or the news that a shard has reached a seqno.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,23 +49,40 @@ pub(crate) struct Outbox {
     max_bytes: usize,
     max_count: usize,
     max_shards: usize,
-    queue: VecDeque<Push>,
+    log: VecDeque<Logged>,
+    /// The number of the log's first push; they are numbered without end.
+    first: u64,
     bytes: usize,
-    /// The newest seqno of shards of which a push was dropped, or was perhaps
-    /// lost with a connection. Told before the queue: it is older.
-    announce: BTreeMap<ShardId, u64>,
+    /// The sessions that publish, in the order in which they began.
+    readers: Vec<Reader>,
+    /// What the next session has to announce, when there was none to do it:
+    /// the newest seqno of shards of which a push was dropped, or was perhaps
+    /// lost with the last session.
+    orphaned: Announce,
     /// What was handed to the network lately.
     recent: Recent,
-    /// The session that the pushes go out on. Changed by the connection's
-    /// task alone.
-    owner: Option<(LinkId, Arc<Gate>)>,
-    /// Whether the owner found nothing and has to be woken.
-    idle: bool,
-    /// The own pushes since a v0 session began: a v0 server does not echo
-    /// them, so that they look like holes.
-    own: Option<BTreeMap<ShardId, VecDeque<u64>>>,
     /// The client has ended: nothing is taken any more.
     closed: bool,
+}
+
+type Announce = BTreeMap<ShardId, u64>;
+
+struct Logged {
+    push: Push,
+    /// A session has taken it.
+    taken: bool,
+}
+
+/// How far a session has come.
+struct Reader {
+    link: LinkId,
+    gate: Arc<Gate>,
+    /// The number of the push that it takes next.
+    next: u64,
+    /// Seqnos to be told without a diff, before the log: they are older.
+    announce: Announce,
+    /// It found nothing and has to be woken.
+    idle: bool,
 }
 
 impl Outbox {
@@ -74,13 +91,12 @@ impl Outbox {
             max_bytes: config.push_buffer_bytes,
             max_count: config.push_buffer_count,
             max_shards: config.reannounce_shards,
-            queue: VecDeque::new(),
+            log: VecDeque::new(),
+            first: 0,
             bytes: 0,
-            announce: BTreeMap::new(),
+            readers: Vec::new(),
+            orphaned: Announce::new(),
             recent: Recent::new(config.reannounce_window, config.reannounce_shards),
-            owner: None,
-            idle: false,
-            own: None,
             closed: false,
         }
     }
@@ -91,37 +107,21 @@ impl Outbox {
             stats.pushes_dropped.one();
             return;
         }
-        if let Some(own) = &mut self.own {
-            if own.len() >= OWN_SHARDS {
-                own.clear();
-            }
-            let seqnos = own.entry(push.shard).or_default();
-            if seqnos.len() >= OWN_PER_SHARD {
-                seqnos.pop_front();
-            }
-            seqnos.push_back(push.seqno);
-        }
         self.bytes = self.bytes.saturating_add(cost(&push));
-        self.queue.push_back(push);
-        while self.bytes > self.max_bytes || self.queue.len() > self.max_count {
-            let Some(oldest) = self.queue.pop_front() else {
-                break;
-            };
-            self.bytes = self.bytes.saturating_sub(cost(&oldest));
-            stats.pushes_dropped.one();
-            self.announce(oldest.shard, oldest.seqno, stats);
+        self.log.push_back(Logged { push, taken: false });
+        while self.bytes > self.max_bytes || self.log.len() > self.max_count {
+            self.drop_oldest(stats);
         }
         stats.buffered_bytes.set(self.bytes);
-        if std::mem::take(&mut self.idle)
-            && let Some((_, gate)) = &self.owner
-        {
-            gate.ring();
+        for reader in &mut self.readers {
+            if std::mem::take(&mut reader.idle) {
+                reader.gate.ring();
+            }
         }
     }
 
-    /// The next push for this session; `None` if there is none, or another
-    /// session is the one that publishes. Then the session's gate is rung
-    /// when that changes.
+    /// The next push for this session; `None` if there is none now. Its gate
+    /// is rung when that changes.
     pub(crate) fn pull(
         &mut self,
         link: LinkId,
@@ -129,11 +129,9 @@ impl Outbox {
         now: Instant,
         stats: &Counters,
     ) -> Option<Push> {
-        if self.owner.as_ref().is_none_or(|(owner, _)| *owner != link) {
-            return None;
-        }
+        let reader = self.readers.iter_mut().find(|r| r.link == link)?;
         if takes.announcements
-            && let Some((shard, seqno)) = self.announce.pop_first()
+            && let Some((shard, seqno)) = reader.announce.pop_first()
         {
             self.recent.note(shard, seqno, now);
             stats.announced.one();
@@ -144,94 +142,164 @@ impl Outbox {
                 diff: None,
             });
         }
-        while let Some(mut push) = self.queue.pop_front() {
-            self.bytes = self.bytes.saturating_sub(cost(&push));
-            stats.buffered_bytes.set(self.bytes);
+        let mut found = None;
+        while found.is_none() {
+            let at = usize::try_from(reader.next.saturating_sub(self.first)).ok();
+            let Some(logged) = at.and_then(|at| self.log.get_mut(at)) else {
+                reader.idle = true;
+                break;
+            };
+            reader.next += 1;
+            let push = &logged.push;
             self.recent.note(push.shard, push.seqno, now);
+            let first = !std::mem::replace(&mut logged.taken, true);
             let bytes = push.diff.as_ref().map_or(0, Bytes::len);
             if bytes <= takes.diff_bytes {
-                stats.sent.one();
-                stats.sent_bytes.add(bytes);
-                return Some(push);
+                if first {
+                    stats.sent.one();
+                    stats.sent_bytes.add(bytes);
+                }
+                found = Some(push.clone());
+                continue;
             }
             // The server would not relay it: its subscribers hear as much
             // from the seqno alone.
-            stats.pushes_dropped.one();
+            if first {
+                stats.pushes_dropped.one();
+            }
             if takes.announcements {
-                push.diff = None;
                 stats.announced.one();
-                return Some(push);
+                found = Some(Push {
+                    diff: None,
+                    ..push.clone()
+                });
             }
         }
-        self.idle = true;
-        None
+        self.trim(stats);
+        found
     }
 
-    /// From now on this session publishes.
-    pub(crate) fn own(&mut self, link: LinkId, gate: Arc<Gate>, remember_own: bool) {
-        self.own = remember_own.then(BTreeMap::new);
+    /// From now on this session publishes too. Beside another one it announces
+    /// what that one was told lately: it may have come to subscribers of the
+    /// other's server alone, and those who have moved before hear nobody's
+    /// word of it but this.
+    pub(crate) fn attach(&mut self, link: LinkId, gate: Arc<Gate>, now: Instant) {
+        if self.closed {
+            return;
+        }
+        let mut announce = std::mem::take(&mut self.orphaned);
+        if !self.readers.is_empty() {
+            for (shard, seqno) in self.recent.within_window(now) {
+                raise(&mut announce, shard, seqno, self.max_shards);
+            }
+        }
         gate.ring();
-        self.owner = Some((link, gate));
+        self.readers.push(Reader {
+            link,
+            gate,
+            next: self.first,
+            announce,
+            idle: false,
+        });
     }
 
-    /// The session is over. If it was lost, what it sent lately may be lost
-    /// with it, and is announced again.
+    /// The session is over; once more changes nothing. If it was lost, what
+    /// it sent lately may be lost with it. Another session that lives has been
+    /// told all of it; without one, the next announces it.
     pub(crate) fn release(&mut self, link: LinkId, lost: bool, now: Instant, stats: &Counters) {
-        if self.owner.as_ref().is_some_and(|(owner, _)| *owner == link) {
-            self.owner = None;
-            self.own = None;
-            self.idle = false;
-        }
-        if lost {
-            let recent: Vec<_> = self.recent.within_window(now).collect();
-            for (shard, seqno) in recent {
-                self.announce(shard, seqno, stats);
-            }
-            // Another session may have taken over already.
-            if let Some((_, gate)) = &self.owner {
-                gate.ring();
-            }
-        }
-    }
-
-    /// Whether the host itself pushed every seqno from `from` to `to` since
-    /// the v0 session began.
-    pub(crate) fn own_covers(&self, shard: ShardId, from: u64, to: u64) -> bool {
-        let Some(own) = self.own.as_ref().and_then(|own| own.get(&shard)) else {
-            return false;
+        let Some(at) = self.readers.iter().position(|r| r.link == link) else {
+            return;
         };
-        to.saturating_sub(from) < OWN_PER_SHARD as u64
-            && (from..=to).all(|seqno| own.contains(&seqno))
+        let gone = self.readers.remove(at);
+        if self.readers.is_empty() {
+            self.orphaned = gone.announce;
+            if lost {
+                for (shard, seqno) in self.recent.within_window(now) {
+                    if !raise(&mut self.orphaned, shard, seqno, self.max_shards) {
+                        stats.announcements_dropped.one();
+                    }
+                }
+            }
+        }
+        self.trim(stats);
     }
 
     /// Whether nothing waits.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
-        self.queue.is_empty() && self.announce.is_empty()
+        let mut announce = self.readers.iter().map(|r| &r.announce);
+        self.log.is_empty() && self.orphaned.is_empty() && announce.all(BTreeMap::is_empty)
     }
 
     /// The client has ended: what waits is dropped, and what comes.
     pub(crate) fn close(&mut self, stats: &Counters) {
         self.closed = true;
-        self.owner = None;
-        self.own = None;
-        stats.pushes_dropped.add(self.queue.len());
+        self.readers = Vec::new();
+        stats
+            .pushes_dropped
+            .add(self.log.iter().filter(|logged| !logged.taken).count());
         stats.buffered_bytes.set(0);
-        self.queue = VecDeque::new();
+        self.log = VecDeque::new();
         self.bytes = 0;
-        self.announce = BTreeMap::new();
+        self.orphaned = Announce::new();
         self.recent.clear();
     }
 
-    fn announce(&mut self, shard: ShardId, seqno: u64, stats: &Counters) {
-        if let Some(newest) = self.announce.get_mut(&shard) {
-            *newest = seqno.max(*newest);
-        } else if self.announce.len() < self.max_shards {
-            self.announce.insert(shard, seqno);
-        } else {
+    /// Lets go of what every session has taken.
+    fn trim(&mut self, stats: &Counters) {
+        let Some(slowest) = self.readers.iter().map(|r| r.next).min() else {
+            return;
+        };
+        while self.first < slowest
+            && let Some(logged) = self.log.pop_front()
+        {
+            self.first += 1;
+            self.bytes = self.bytes.saturating_sub(cost(&logged.push));
+        }
+        stats.buffered_bytes.set(self.bytes);
+    }
+
+    /// Drops the log's oldest push: whoever has not taken it announces it.
+    fn drop_oldest(&mut self, stats: &Counters) {
+        let Some(Logged { push, taken }) = self.log.pop_front() else {
+            return;
+        };
+        self.bytes = self.bytes.saturating_sub(cost(&push));
+        self.first += 1;
+        if !taken {
+            stats.pushes_dropped.one();
+        }
+        let mut kept = true;
+        if self.readers.is_empty() {
+            kept = raise(&mut self.orphaned, push.shard, push.seqno, self.max_shards);
+        }
+        for reader in &mut self.readers {
+            if reader.next < self.first {
+                reader.next = self.first;
+                kept &= raise(
+                    &mut reader.announce,
+                    push.shard,
+                    push.seqno,
+                    self.max_shards,
+                );
+            }
+        }
+        if !kept {
             stats.announcements_dropped.one();
         }
     }
+}
+
+/// Notes a shard's newest seqno; false if there is no room for the shard.
+fn raise(announce: &mut Announce, shard: ShardId, seqno: u64, most: usize) -> bool {
+    if let Some(newest) = announce.get_mut(&shard) {
+        *newest = seqno.max(*newest);
+    } else if announce.len() < most {
+        announce.insert(shard, seqno);
+    } else {
+        return false;
+    }
+    true
 }
 
 fn cost(push: &Push) -> usize {

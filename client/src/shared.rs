@@ -29,7 +29,7 @@ impl Shared {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
             mode: config.mode,
-            interest: Mutex::new(Interest::default()),
+            interest: Mutex::new(Interest::new(config)),
             outbox: Mutex::new(Outbox::new(config)),
             stats: Counters::default(),
             nudge: Notify::new(),

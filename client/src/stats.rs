@@ -18,7 +18,7 @@ pub struct Stats {
     pub lost: u64,
     /// Calls of `push_diff`.
     pub pushes: u64,
-    /// Diffs handed to the network.
+    /// Diffs handed to the network; each once, on however many sessions.
     pub sent: u64,
     /// Bytes of those diffs.
     pub sent_bytes: u64,
@@ -43,6 +43,9 @@ pub struct Stats {
     pub gaps: u64,
     /// Resyncs told to the host.
     pub resyncs: u64,
+    /// Resyncs that were to be told after a reconnect to a server that had
+    /// forgotten, and were not needed any more when their moment came.
+    pub resyncs_cancelled: u64,
     /// Messages of this client that the server refused.
     pub rejected: u64,
     /// Messages of the server that made no sense, and were passed over.
@@ -88,6 +91,7 @@ counters!(
     stale,
     gaps,
     resyncs,
+    resyncs_cancelled,
     rejected,
     malformed,
     refused_shards

@@ -18,6 +18,8 @@ mod ending;
 mod peer;
 #[path = "all/pushing.rs"]
 mod pushing;
+#[path = "all/returning.rs"]
+mod returning;
 #[path = "all/script.rs"]
 mod script;
 #[path = "all/subscribing.rs"]

@@ -18,14 +18,16 @@ use super::{v0, v1};
 use crate::config::{Config, WirePreference};
 use crate::event::{Reason, ServerInfo, Wire};
 use crate::interest::Bounds;
+use crate::merge::{End, Told};
 use crate::shared::{Shared, lock};
 
 /// After so many intervals without a sign the server is given up
 /// (`Heartbeat` of the protocol).
 const SILENT_INTERVALS: u32 = 3;
 
-/// An open session. Dropping it cuts the stream and takes its view of the
-/// interest away.
+/// An open session. Dropping it cuts the stream, and what it holds of the
+/// interest and of the outbox is given back; whoever has something to tell
+/// the host because of that calls [`end`](Link::end).
 pub(super) struct Link {
     pub(super) id: LinkId,
     pub(super) wire: Wire,
@@ -98,6 +100,9 @@ impl Link {
             dropped: greeted.dropped,
             _line: line,
         });
+        // Before it may subscribe, so that nothing pushed after its first
+        // subscribe is told to the session before it alone.
+        lock(&shared.outbox).attach(id, Arc::clone(&greeted.gate), link.since);
         let gate = Arc::clone(&greeted.gate);
         lock(&shared.interest).attach(id, link.wire, greeted.bounds, gate);
         link.gate.open(greeted.terms);
@@ -120,6 +125,18 @@ impl Link {
             }
             reason = watch(silence.as_mut()) => Err(reason),
         }
+    }
+
+    /// Ends it, and says what becomes of what it has brought.
+    pub(super) fn end(self, end: End, told: &mut Told) {
+        self.give_back(end, told);
+    }
+
+    fn give_back(&self, end: End, told: &mut Told) {
+        let shared = &self.shared;
+        let now = Instant::now();
+        lock(&shared.outbox).release(self.id, end == End::Lost, now, &shared.stats);
+        lock(&shared.interest).detach(self.id, end, now, told);
     }
 
     /// The host made us wait: the server is not to be blamed for it.
@@ -205,7 +222,7 @@ async fn greet_v0(
 
 impl Drop for Link {
     fn drop(&mut self) {
-        lock(&self.shared.interest).detach(self.id);
+        self.give_back(End::Lost, &mut Told::default());
     }
 }
 

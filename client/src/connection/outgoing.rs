@@ -56,8 +56,9 @@ impl<M> Outgoing<M> {
 
     /// The next frame that there is a reason to send now.
     fn frame(&self, terms: Terms, finishing: bool, now: Instant) -> Option<Frame> {
-        if !finishing && let Some(frame) = lock(&self.shared.interest).next_frame(self.link) {
-            // What a v0 session asks for, it has to tell the host itself.
+        if !finishing && let Some(frame) = lock(&self.shared.interest).next_frame(self.link, now) {
+            // What a v0 session asks for, it has to tell the host itself, and
+            // the answer of a v1 server is awaited for a time.
             if matches!(frame, Frame::Subscribe { .. }) {
                 self.shared.nudge.notify_one();
             }

@@ -2,13 +2,18 @@
 
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
+use super::Connection;
+use super::step::{Next, Timer};
 use super::wire::Inbound;
-use super::{Connection, Next};
-use crate::event::Event;
-use crate::interest::Outcome;
+use crate::event::{Event, Reason};
+use crate::merge::{End, Outcome};
 use crate::shared::lock;
+
+/// A host that takes its events later than this has kept a server's answers
+/// from being read.
+const SLOW_HOST: Duration = Duration::from_millis(10);
 
 impl Connection {
     /// Takes a message in, from the session that publishes or from the one
@@ -16,23 +21,22 @@ impl Connection {
     pub(super) fn receive(&mut self, current: bool, inbound: Inbound) {
         let link = match (current, &self.current, &self.leaving) {
             (true, Some(link), _) => link.id,
-            (false, _, Some(leaving)) => leaving.link.id,
+            (false, _, Some(link)) => link.id,
             _ => return,
         };
+        let now = Instant::now();
         let shared = &self.shared;
         let stats = &shared.stats;
         match inbound {
             Inbound::Diff(diff) => {
-                let shard = diff.shard;
-                let own = |from, to| lock(&shared.outbox).own_covers(shard, from, to);
-                match lock(&shared.interest).diff(link, diff, own, &mut self.told) {
-                    Outcome::Told => {}
+                match lock(&shared.interest).diff(link, diff, now, &mut self.told) {
+                    Outcome::Told | Outcome::Waits => {}
                     Outcome::Duplicate => stats.duplicates.one(),
                     Outcome::Stale => stats.stale.one(),
                 }
             }
             Inbound::Gap(gap) => {
-                if lock(&shared.interest).gap(link, &gap, &mut self.told) == Outcome::Stale {
+                if lock(&shared.interest).gap(link, &gap, now, &mut self.told) == Outcome::Stale {
                     stats.stale.one();
                 }
             }
@@ -42,7 +46,7 @@ impl Connection {
                 malformed,
             } => {
                 stats.malformed.add(malformed);
-                lock(&shared.interest).subscribed(link, request, &heads, &mut self.told);
+                lock(&shared.interest).subscribed(link, request, &heads, now, &mut self.told);
                 self.look();
             }
             Inbound::Rejected {
@@ -86,10 +90,14 @@ impl Connection {
         self.tell();
     }
 
-    /// Hands the events of the message at hand on.
+    /// Hands the events at hand on, and sets the timer for the next that come
+    /// by themselves.
     pub(super) fn tell(&mut self) {
         let stats = &self.shared.stats;
-        for queued in &self.told {
+        stats
+            .resyncs_cancelled
+            .add(std::mem::take(&mut self.told.cancelled));
+        for queued in &self.told.events {
             match queued.event() {
                 Event::Diff { diff, .. } => {
                     stats.diffs.one();
@@ -100,7 +108,49 @@ impl Connection {
                 _ => {}
             }
         }
-        self.sink.put(self.told.drain(..));
+        if self.blocked_since.is_none() && !self.told.events.is_empty() {
+            self.blocked_since = Some(Instant::now());
+        }
+        self.sink.put(self.told.events.drain(..));
+        let due = lock(&self.shared.interest).next_due();
+        if due != self.due.as_ref().map(|(at, _)| *at) {
+            self.due = due.map(|at| (at, Box::pin(sleep_until(at)) as Timer));
+        }
+    }
+
+    /// The moment of something that comes by itself.
+    pub(super) fn due(&mut self) {
+        self.due = None;
+        let now = Instant::now();
+        let mut interest = lock(&self.shared.interest);
+        interest.work(now, &mut self.told);
+        let overdue = interest.overdue(now);
+        drop(interest);
+        self.tell();
+        if let Some(link) = overdue {
+            let reason = Reason::Unanswered(self.config.subscribe_timeout);
+            if self.current.as_ref().is_some_and(|l| l.id == link) {
+                self.lost(reason);
+            } else {
+                self.left(End::Lost);
+            }
+        }
+    }
+
+    /// The host has taken all that there was for it.
+    pub(super) fn delivered(&mut self) {
+        for link in self.links() {
+            link.excuse();
+        }
+        if let Some(since) = self.blocked_since.take() {
+            let unread = since.elapsed();
+            if unread >= SLOW_HOST {
+                lock(&self.shared.interest).excuse(unread);
+            }
+        }
+        if self.unseen {
+            self.look();
+        }
     }
 
     /// The server is about to go: the next session is opened at a random

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use super::Connection;
 use super::link::Link;
@@ -27,7 +27,7 @@ pub(super) enum Step {
     Dialled(Result<Box<Link>, Refusal>),
     Retry,
     Overdue,
-    LeavingOverdue,
+    Due,
     Delivered(Result<(), HostGone>),
     FromLeaving(Result<Inbound, Reason>),
     FromCurrent(Result<Inbound, Reason>),
@@ -47,24 +47,21 @@ impl Connection {
             next,
             retry,
             finishing,
+            due,
             ..
         } = self;
         let reading = sink.is_empty();
         // A half-closed writing half is let go of in good order.
         let watching = !reading && finishing.is_none();
-        let (old, old_until) = match leaving {
-            Some(leaving) => (Some(&mut leaving.link), leaving.until.as_mut()),
-            None => (None, None),
-        };
         tokio::select! {
             biased;
             () = shared.nudge.notified() => Step::Nudged,
             step = next.ready() => step,
             () = maybe(retry.as_mut()) => Step::Retry,
             () = maybe(finishing.as_mut()) => Step::Overdue,
-            () = maybe(old_until) => Step::LeavingOverdue,
+            () = until(due.as_mut()), if reading => Step::Due,
             done = sink.work() => Step::Delivered(done),
-            inbound = read(old), if reading => Step::FromLeaving(inbound),
+            inbound = read(leaving.as_mut()), if reading => Step::FromLeaving(inbound),
             step = attend(current.as_mut(), reading, watching) => step,
         }
     }
@@ -88,6 +85,10 @@ async fn maybe(timer: Option<&mut Timer>) {
         Some(timer) => timer.as_mut().await,
         None => std::future::pending().await,
     }
+}
+
+async fn until(due: Option<&mut (Instant, Timer)>) {
+    maybe(due.map(|(_, timer)| timer)).await;
 }
 
 async fn read(link: Option<&mut Link>) -> Result<Inbound, Reason> {

@@ -1,6 +1,7 @@
 use bytes::Bytes;
 
 use super::*;
+use crate::event::Event;
 
 const A: LinkId = LinkId::new(1);
 const B: LinkId = LinkId::new(2);
@@ -13,15 +14,19 @@ fn shard(n: u8) -> ShardId {
     ShardId::new([n; 16])
 }
 
+fn interest() -> Interest {
+    Interest::new(&Config::new("h").unwrap())
+}
+
 fn attached(wire: Wire, bounds: Bounds) -> Interest {
-    let mut interest = Interest::default();
+    let mut interest = interest();
     interest.attach(A, wire, bounds, Arc::default());
     interest
 }
 
 /// The session's frames, as far as there are any.
 fn frames(interest: &mut Interest, link: LinkId) -> Vec<Frame> {
-    std::iter::from_fn(|| interest.next_frame(link)).collect()
+    std::iter::from_fn(|| interest.next_frame(link, Instant::now())).collect()
 }
 
 /// Answers what the frames ask for; the events that come of it.
@@ -31,32 +36,32 @@ fn answer(
     frames: &[Frame],
     highest: Option<u64>,
 ) -> Vec<Event> {
-    let mut out = Vec::new();
+    let mut out = Told::default();
     for frame in frames {
         if let Frame::Subscribe { request, shards } = frame {
             let heads: Vec<_> = shards
                 .iter()
                 .map(|&(shard, _)| Head { shard, highest })
                 .collect();
-            interest.subscribed(link, *request, &heads, &mut out);
+            interest.subscribed(link, *request, &heads, Instant::now(), &mut out);
         }
     }
     events(&out)
 }
 
-fn events(queued: &[Queued]) -> Vec<Event> {
-    queued.iter().map(|queued| queued.event().clone()).collect()
+fn events(told: &Told) -> Vec<Event> {
+    told.events.iter().map(|q| q.event().clone()).collect()
 }
 
 fn diff(interest: &mut Interest, link: LinkId, n: u8, seqno: u64) -> (Outcome, Vec<Event>) {
-    let mut out = Vec::new();
+    let mut out = Told::default();
     let diff = Diff {
         shard: shard(n),
         seqno,
         committed: 0,
         diff: Bytes::new(),
     };
-    let outcome = interest.diff(link, diff, |_, _| false, &mut out);
+    let outcome = interest.diff(link, diff, Instant::now(), &mut out);
     (outcome, events(&out))
 }
 
@@ -67,7 +72,7 @@ fn gap(interest: &mut Interest, n: u8, from: u64, to: u64) -> Outcome {
         to,
         highest: to,
     };
-    interest.gap(A, &gap, &mut Vec::new())
+    interest.gap(A, &gap, Instant::now(), &mut Told::default())
 }
 
 #[test]
@@ -153,7 +158,7 @@ fn resumes_from_what_the_host_was_told() {
     diff(&mut interest, A, 1, 11);
     gap(&mut interest, 2, 11, 15);
     gap(&mut interest, 3, 4, 5);
-    interest.detach(A);
+    interest.detach(A, End::Lost, Instant::now(), &mut Told::default());
     interest.attach(B, Wire::V1, BOUNDS, Arc::default());
     assert_eq!(
         frames(&mut interest, B),
@@ -224,12 +229,12 @@ fn two_sessions_bring_each_diff_once() {
     let asked = frames(&mut interest, A);
     answer(&mut interest, A, &asked, Some(1));
     interest.attach(B, Wire::V1, BOUNDS, Arc::default());
-    assert!(!interest.is_settled(B));
+    assert!(interest.next_due().is_none());
     let asked = frames(&mut interest, B);
     assert_eq!(diff(&mut interest, A, 1, 2).0, Outcome::Told);
     // The answer is about what was asked for, not about what came meanwhile.
     assert_eq!(answer(&mut interest, B, &asked, Some(1)), []);
-    assert!(interest.is_settled(B));
+    assert!(interest.next_due().is_none());
     assert_eq!(diff(&mut interest, B, 1, 2).0, Outcome::Duplicate);
     assert_eq!(diff(&mut interest, B, 1, 3).0, Outcome::Told);
     assert_eq!(diff(&mut interest, A, 1, 3).0, Outcome::Duplicate);
@@ -257,7 +262,7 @@ fn requests_keep_to_the_servers_bounds() {
     assert_eq!(sizes, [2, 2, 1]);
     assert_eq!(interest.refused(A), 4);
     answer(&mut interest, A, &asked, Some(0));
-    assert!(interest.is_settled(A));
+    assert!(interest.next_due().is_none());
     interest.release(shard(1));
     assert_eq!(frames(&mut interest, A).len(), 2, "one leaves, one joins");
     assert_eq!(interest.refused(A), 3);
@@ -287,11 +292,11 @@ fn v0_says_resync_and_notices_holes() {
     interest.subscribe(shard(1), None);
     interest.subscribe(shard(2), Some(3));
     assert_eq!(frames(&mut interest, A).len(), 2);
-    let mut out = Vec::new();
-    interest.take_unanswerable(A, &mut out);
-    assert_eq!(out.len(), 2);
-    interest.take_unanswerable(A, &mut out);
-    assert_eq!(out.len(), 2, "once each");
+    let mut out = Told::default();
+    interest.take_unanswerable(A, Instant::now(), &mut out);
+    assert_eq!(out.events.len(), 2);
+    interest.take_unanswerable(A, Instant::now(), &mut out);
+    assert_eq!(out.events.len(), 2, "once each");
 
     let hole = |n, from, to, highest| Event::Gap {
         shard: shard(n),
@@ -322,7 +327,7 @@ fn a_gap_that_claims_too_much_silences_nothing() {
         to: far,
         highest: 10,
     };
-    let told = interest.gap(A, &doubted, &mut Vec::new());
+    let told = interest.gap(A, &doubted, Instant::now(), &mut Told::default());
     assert_eq!(told, Outcome::Told);
     assert_eq!(diff(&mut interest, A, 1, 11).0, Outcome::Told);
     // Believed for a while, and then not any more.

@@ -2,13 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use persist_pubsub_proto::ShardId;
+use tokio::time::Instant;
 
 use super::Bounds;
 use crate::connection::gate::{Gate, LinkId};
 use crate::connection::wire::Frame;
 use crate::event::Wire;
+use crate::merge::Position;
 
 /// A shard is in at most one of `told`, `join` and `refused`; it may be in
 /// `leave` besides, which then goes first.
@@ -28,8 +31,10 @@ pub(super) struct View {
     leave: BTreeSet<ShardId>,
     /// Refused by the server; asked for again later.
     refused: BTreeSet<ShardId>,
-    /// How many of `told` are not answered.
-    unanswered: usize,
+    /// The requests that are not answered in full.
+    unanswered: BTreeMap<u64, Unanswered>,
+    /// Of `join`, those to be asked for from another seqno than the host's.
+    again: BTreeMap<ShardId, u64>,
     /// v0: asked for, which the host has to be told.
     unanswerable: BTreeSet<ShardId>,
     last_request: u64,
@@ -38,19 +43,17 @@ pub(super) struct View {
 struct Told {
     /// The request that asked.
     request: u64,
-    /// The seqno that it named.
-    asked: Option<u64>,
+    /// The position that it named.
+    asked: Position,
     /// Whether it was answered.
     live: bool,
 }
 
-/// What a session may bring of a shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// Its subscription was answered.
-    Live,
-    /// Whatever comes is of an earlier subscription, or of none.
-    Ignored,
+struct Unanswered {
+    /// When it was asked, or last answered in part.
+    since: Instant,
+    /// How many of its shards wait for an answer; never 0.
+    shards: usize,
 }
 
 impl View {
@@ -70,7 +73,8 @@ impl View {
             join,
             leave: BTreeSet::new(),
             refused: BTreeSet::new(),
-            unanswered: 0,
+            unanswered: BTreeMap::new(),
+            again: BTreeMap::new(),
             unanswerable: BTreeSet::new(),
             last_request: 0,
         }
@@ -83,6 +87,7 @@ impl View {
 
     pub(super) fn unwant(&mut self, shard: ShardId) {
         self.join.remove(&shard);
+        self.again.remove(&shard);
         self.refused.remove(&shard);
         self.unanswerable.remove(&shard);
         if self.forget(shard) {
@@ -91,15 +96,20 @@ impl View {
         }
     }
 
-    /// Gives the shard's subscription back and asks for it anew.
-    pub(super) fn ask_again(&mut self, shard: ShardId) {
+    /// Gives the shard's subscription back and asks for it anew, from a seqno.
+    pub(super) fn ask_again(&mut self, shard: ShardId, from: u64) {
         if self.forget(shard) {
             self.leave.insert(shard);
+            self.again.insert(shard, from);
             self.want(shard);
         }
     }
 
-    pub(super) fn next_frame(&mut self, have: impl Fn(ShardId) -> Option<u64>) -> Option<Frame> {
+    pub(super) fn next_frame(
+        &mut self,
+        position: impl Fn(ShardId) -> Position,
+        now: Instant,
+    ) -> Option<Frame> {
         if !self.leave.is_empty() {
             let shards = take_first(&mut self.leave, self.bounds.batch);
             let request = self.next_request();
@@ -114,8 +124,14 @@ impl View {
         let live = self.wire == Wire::V0;
         let mut positions = Vec::with_capacity(shards.len());
         for shard in shards {
-            let asked = have(shard);
-            positions.push((shard, asked));
+            let asked = match self.again.remove(&shard) {
+                Some(from) => Position {
+                    have: Some(from),
+                    sure: Some(from),
+                },
+                None => position(shard),
+            };
+            positions.push((shard, asked.have));
             let told = Told {
                 request,
                 asked,
@@ -125,7 +141,11 @@ impl View {
             if live {
                 self.unanswerable.insert(shard);
             } else {
-                self.unanswered += 1;
+                let unanswered = self.unanswered.entry(request).or_insert(Unanswered {
+                    since: now,
+                    shards: 0,
+                });
+                unanswered.shards += 1;
             }
         }
         Some(Frame::Subscribe {
@@ -134,16 +154,36 @@ impl View {
         })
     }
 
-    /// Takes the answer for one shard: the seqno that was named in asking.
+    /// Takes the answer for one shard: the position that was named in asking.
     /// `None` if nothing that waits for an answer is meant.
-    pub(super) fn answer(&mut self, shard: ShardId, request: u64) -> Option<Option<u64>> {
+    pub(super) fn answer(
+        &mut self,
+        shard: ShardId,
+        request: u64,
+        now: Instant,
+    ) -> Option<Position> {
         let told = self.told.get_mut(&shard)?;
         if told.live || told.request != request {
             return None;
         }
         told.live = true;
-        self.unanswered = self.unanswered.saturating_sub(1);
-        Some(told.asked)
+        let asked = told.asked;
+        self.settle(request);
+        if let Some(unanswered) = self.unanswered.get_mut(&request) {
+            unanswered.since = now;
+        }
+        Some(asked)
+    }
+
+    /// Since when the oldest request waits for an answer.
+    pub(super) fn asked_since(&self) -> Option<Instant> {
+        self.unanswered.values().map(|asked| asked.since).min()
+    }
+
+    pub(super) fn excuse(&mut self, unread: Duration) {
+        for unanswered in self.unanswered.values_mut() {
+            unanswered.since += unread;
+        }
     }
 
     /// The server refused a request: its shards wait, and are then asked for
@@ -151,7 +191,7 @@ impl View {
     /// the others out.
     pub(super) fn refuse(&mut self, request: u64) -> usize {
         // A refused push has no request, and costs no search.
-        if request == 0 || self.unanswered == 0 {
+        if !self.unanswered.contains_key(&request) {
             return 0;
         }
         let shards: Vec<_> = self
@@ -179,17 +219,6 @@ impl View {
         std::mem::take(&mut self.unanswerable)
     }
 
-    pub(super) fn fate(&self, shard: ShardId) -> Fate {
-        match self.told.get(&shard) {
-            Some(told) if told.live => Fate::Live,
-            _ => Fate::Ignored,
-        }
-    }
-
-    pub(super) fn is_settled(&self) -> bool {
-        self.unanswered == 0 && (self.join.is_empty() || self.is_full())
-    }
-
     /// What is wanted and not taken.
     pub(super) fn refused(&self) -> usize {
         let over = if self.is_full() { self.join.len() } else { 0 };
@@ -205,11 +234,21 @@ impl View {
         match self.told.remove(&shard) {
             Some(told) => {
                 if !told.live {
-                    self.unanswered = self.unanswered.saturating_sub(1);
+                    self.settle(told.request);
                 }
                 true
             }
             None => false,
+        }
+    }
+
+    /// One shard fewer waits for the answer to a request.
+    fn settle(&mut self, request: u64) {
+        if let Some(unanswered) = self.unanswered.get_mut(&request) {
+            unanswered.shards = unanswered.shards.saturating_sub(1);
+            if unanswered.shards == 0 {
+                self.unanswered.remove(&request);
+            }
         }
     }
 

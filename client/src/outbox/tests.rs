@@ -7,6 +7,7 @@ const EVERYTHING: Takes = Takes {
     announcements: true,
 };
 const LINK: LinkId = LinkId::new(1);
+const NEXT: LinkId = LinkId::new(2);
 
 fn shard(n: u8) -> ShardId {
     ShardId::new([n; 16])
@@ -29,13 +30,25 @@ fn outbox(bytes: usize, count: usize, shards: usize) -> (Outbox, Counters) {
     (Outbox::new(&config), Counters::default())
 }
 
-/// What a session gets, as (shard, seqno, has a diff).
-fn drain(outbox: &mut Outbox, stats: &Counters, takes: Takes) -> Vec<(ShardId, u64, bool)> {
+/// What a session gets, as (shard, seqno, has a diff). It begins if it has not
+/// begun yet.
+fn drain_as(
+    link: LinkId,
+    outbox: &mut Outbox,
+    stats: &Counters,
+    takes: Takes,
+) -> Vec<(ShardId, u64, bool)> {
     let now = Instant::now();
-    outbox.own(LINK, Arc::new(Gate::default()), false);
-    std::iter::from_fn(|| outbox.pull(LINK, takes, now, stats))
+    if outbox.readers.iter().all(|reader| reader.link != link) {
+        outbox.attach(link, Arc::new(Gate::default()), now);
+    }
+    std::iter::from_fn(|| outbox.pull(link, takes, now, stats))
         .map(|push| (push.shard, push.seqno, push.diff.is_some()))
         .collect()
+}
+
+fn drain(outbox: &mut Outbox, stats: &Counters, takes: Takes) -> Vec<(ShardId, u64, bool)> {
+    drain_as(LINK, outbox, stats, takes)
 }
 
 #[tokio::test]
@@ -149,30 +162,106 @@ async fn what_was_sent_lately_is_bounded() {
 }
 
 #[tokio::test]
-async fn only_the_owner_pulls() {
-    let (mut outbox, stats) = outbox(1 << 20, 10, 10);
-    outbox.push(push(1, 1, 1), &stats);
+async fn two_sessions_each_take_every_push_in_order() {
+    let (mut outbox, stats) = outbox(1 << 20, 100, 100);
     let now = Instant::now();
-    assert_eq!(outbox.pull(LINK, EVERYTHING, now, &stats), None);
-    outbox.own(LinkId::new(2), Arc::new(Gate::default()), false);
-    assert_eq!(outbox.pull(LINK, EVERYTHING, now, &stats), None);
-    assert_eq!(drain(&mut outbox, &stats, EVERYTHING).len(), 1);
+    outbox.push(push(1, 1, 10), &stats);
+    assert_eq!(outbox.pull(LINK, EVERYTHING, now, &stats), None, "no such");
+    outbox.attach(LINK, Arc::new(Gate::default()), now);
+    outbox.attach(NEXT, Arc::new(Gate::default()), now);
+    for seqno in 2..=4 {
+        outbox.push(push(1, seqno, 10), &stats);
+    }
+    let all: Vec<_> = (1..=4).map(|seqno| (shard(1), seqno, true)).collect();
+    assert_eq!(drain_as(NEXT, &mut outbox, &stats, EVERYTHING), all);
+    assert!(!outbox.is_empty(), "the other has not taken them");
+    assert_eq!(stats.snapshot().buffered_bytes, 4 * (10 + OVERHEAD) as u64);
+    outbox.push(push(2, 1, 10), &stats);
+    let all: Vec<_> = all.into_iter().chain([(shard(2), 1, true)]).collect();
+    assert_eq!(drain_as(LINK, &mut outbox, &stats, EVERYTHING), all);
+    assert_eq!(drain_as(NEXT, &mut outbox, &stats, EVERYTHING), all[4..]);
+    assert!(outbox.is_empty());
+    let now = stats.snapshot();
+    assert_eq!((now.sent, now.sent_bytes, now.buffered_bytes), (5, 50, 0));
 }
 
-#[tokio::test]
-async fn own_pushes_explain_holes_of_a_v0_session() {
-    let (mut outbox, stats) = outbox(1 << 20, 10, 10);
-    outbox.push(push(1, 1, 1), &stats);
-    outbox.own(LINK, Arc::new(Gate::default()), true);
-    outbox.push(push(1, 2, 1), &stats);
-    outbox.push(push(1, 3, 1), &stats);
-    assert!(outbox.own_covers(shard(1), 2, 3));
-    assert!(
-        !outbox.own_covers(shard(1), 1, 3),
-        "1 was before the session"
+/// What went to the old session alone is news to the new one's server.
+#[tokio::test(start_paused = true)]
+async fn a_session_beside_another_announces_what_that_one_was_told() {
+    let (mut outbox, stats) = outbox(1 << 20, 100, 100);
+    outbox.push(push(1, 4, 1), &stats);
+    drain(&mut outbox, &stats, EVERYTHING);
+    tokio::time::advance(Duration::from_secs(61)).await;
+    outbox.push(push(2, 6, 1), &stats);
+    outbox.push(push(2, 7, 1), &stats);
+    drain(&mut outbox, &stats, EVERYTHING);
+    assert_eq!(
+        drain_as(NEXT, &mut outbox, &stats, EVERYTHING),
+        [(shard(2), 7, false)]
     );
-    assert!(!outbox.own_covers(shard(1), 2, u64::MAX));
-    assert!(!outbox.own_covers(shard(2), 2, 2));
+    // And has all that follows: what is lost with either is not lost.
+    for lost in [LINK, NEXT] {
+        outbox.push(push(2, 8, 1), &stats);
+        drain(&mut outbox, &stats, EVERYTHING);
+        drain_as(NEXT, &mut outbox, &stats, EVERYTHING);
+        outbox.release(lost, true, Instant::now(), &stats);
+        if lost == LINK {
+            assert!(outbox.is_empty(), "the next was told all of it");
+            outbox.attach(LINK, Arc::new(Gate::default()), Instant::now());
+        }
+    }
+}
+
+/// One bound over both, and a session that does not read costs the other
+/// nothing.
+#[tokio::test]
+async fn a_session_that_does_not_read_is_left_behind() {
+    let (mut outbox, stats) = outbox(1 << 20, 10, 100);
+    let now = Instant::now();
+    outbox.attach(LINK, Arc::new(Gate::default()), now);
+    outbox.attach(NEXT, Arc::new(Gate::default()), now);
+    for seqno in 1..=100 {
+        outbox.push(push(1, seqno, 1), &stats);
+        assert_eq!(
+            drain_as(NEXT, &mut outbox, &stats, EVERYTHING),
+            [(shard(1), seqno, true)]
+        );
+    }
+    let after = stats.snapshot();
+    assert_eq!((after.sent, after.pushes_dropped), (100, 0));
+    assert_eq!(after.buffered_bytes, 10 * (1 + OVERHEAD) as u64);
+    // It hears that there was something, and the rest.
+    let got = drain(&mut outbox, &stats, EVERYTHING);
+    let expected: Vec<_> = std::iter::once((shard(1), 90, false))
+        .chain((91..=100).map(|seqno| (shard(1), seqno, true)))
+        .collect();
+    assert_eq!(got, expected);
+    // Gone, it holds nothing.
+    outbox.push(push(1, 101, 1), &stats);
+    drain_as(NEXT, &mut outbox, &stats, EVERYTHING);
+    outbox.release(LINK, true, now, &stats);
+    assert!(outbox.is_empty());
+    assert_eq!(stats.snapshot().buffered_bytes, 0);
+}
+
+/// What no session has taken waits for the next, also when the last two end.
+#[tokio::test]
+async fn what_waits_outlives_its_sessions() {
+    let (mut outbox, stats) = outbox(1 << 20, 2, 100);
+    let now = Instant::now();
+    for link in [LINK, NEXT] {
+        outbox.attach(link, Arc::new(Gate::default()), now);
+    }
+    for seqno in 1..=3 {
+        outbox.push(push(1, seqno, 1), &stats);
+    }
+    outbox.release(LINK, true, now, &stats);
+    outbox.release(NEXT, true, now, &stats);
+    outbox.release(NEXT, true, now, &stats);
+    let got = drain_as(LinkId::new(3), &mut outbox, &stats, EVERYTHING);
+    let expected = [(1, false), (2, true), (3, true)];
+    assert_eq!(got, expected.map(|(seqno, diff)| (shard(1), seqno, diff)));
+    assert_eq!(stats.snapshot().pushes_dropped, 1);
 }
 
 #[tokio::test]

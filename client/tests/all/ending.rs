@@ -1,6 +1,6 @@
 //! How it ends: fenced, or let go of.
 
-use persist_pubsub_client::{Event, connect};
+use persist_pubsub_client::{Config, Event, connect};
 use persist_pubsub_proto::v1;
 use persist_pubsub_proto::v1::session_request::Message as Said;
 use persist_pubsub_proto::v1::session_response::Message as Heard;
@@ -118,6 +118,19 @@ async fn dropped_events_end_the_session() {
     let _token = client.subscribe(&shard(2));
     assert_eq!(client.stats().buffered_bytes, 0);
     assert!(peer.is_left_alone());
+}
+
+/// A runtime may end before it has begun to connect.
+#[test]
+fn handles_outlive_a_runtime_that_did_nothing() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let (client, _events) = runtime.block_on(async { connect(Config::new("h").unwrap()) });
+    drop(runtime);
+    client.push_diff(&shard(1), 1, payload(1));
+    assert_eq!(client.stats().buffered_bytes, 0);
 }
 
 #[test]

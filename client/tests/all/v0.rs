@@ -17,7 +17,7 @@ impl Session<V0> {
         message.message.expect("a kind")
     }
 
-    async fn diff(&self, shard: ShardId, seqno: u64) {
+    pub(crate) async fn diff(&self, shard: ShardId, seqno: u64) {
         self.send(v0::ProtoPubSubMessage {
             timestamp: None,
             message: Some(Message::PushDiff(v0::ProtoPushDiff {

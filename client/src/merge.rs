@@ -1,0 +1,585 @@
+//! One shard, heard over any number of sessions, told as one run: in order,
+//! without duplicates, and with a gap only for what no session brings.
+//!
+//! Each session accounts for the shard in order of seqno: by a diff, by a gap,
+//! or by silence, which of a v1 server means that the host pushed it itself.
+//! So one number says how far it has come. The host's position is `have`, and
+//! then:
+//!
+//! - What fits behind `have` is told at once, whichever session brings it.
+//! - What is at or below it another session brought first.
+//! - What is above it waits, for what lies between may come by another
+//!   session: at the time of an upgrade a publisher that has moved early feeds
+//!   the new server, one that has not the old one (and both, while it has both).
+//!   When every session has come past the hole, it is a gap, and is told.
+//! - A session that does not come past it in time is not waited for: `give_up`.
+//!   Nor is it for the next hole, until it says something of the shard.
+//!
+//! With one session nothing ever waits. Nothing here knows why there are
+//! several: the old and the new one of a drain, or several homes.
+
+mod ranges;
+mod tell;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::connection::gate::LinkId;
+use crate::connection::wire::{Diff, Gap};
+use crate::event::Wire;
+use ranges::Ranges;
+pub(crate) use tell::{Tell, Told};
+
+/// What is counted for a thing that waits, beside its diff, in bytes.
+const OVERHEAD: usize = 64;
+
+/// A shard's run, as far as the host was told.
+#[derive(Default)]
+pub(crate) struct Run {
+    /// Up to where the host has it: the seqno of a diff, the end of a gap, the
+    /// head of a resync, what the host named, and its own pushes behind that.
+    have: Option<u64>,
+    /// `have` without the pushes at its end, if it ends with some.
+    sure: Option<u64>,
+    /// No diff at or below it is told. May be below `have`, for a gap can turn
+    /// out to have claimed too much.
+    delivered: Option<u64>,
+    /// Above `have`: what the host pushed itself.
+    own: Ranges,
+    /// What one session did not have and another told: no gap when it
+    /// surfaces late at the one.
+    filled: Ranges,
+    sources: Vec<Source>,
+    /// Above `have`, by seqno: what waits for the hole before it.
+    waiting: BTreeMap<u64, Waiting>,
+    waiting_bytes: usize,
+    /// A session has answered for it.
+    begun: bool,
+    owed: Option<Owed>,
+}
+
+/// A session that brings the shard.
+struct Source {
+    link: LinkId,
+    wire: Wire,
+    /// It has accounted for everything up to here. `None`: it began somewhere
+    /// that neither end knows.
+    passed: Option<u64>,
+    /// The host has missed nothing of what it told before it joined.
+    proven: bool,
+    /// It was waited for in vain, and has said nothing since.
+    behind: bool,
+}
+
+struct Waiting {
+    since: Instant,
+    /// The highest seqno that the session knows.
+    highest: u64,
+    /// `None`: a session's gap ends here.
+    diff: Option<Diff>,
+}
+
+/// A resync that the host will be told, unless it turns out to need none.
+struct Owed {
+    due: Instant,
+    highest: Option<u64>,
+}
+
+/// The position that a subscribe names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Position {
+    pub(crate) have: Option<u64>,
+    /// Without the host's own pushes at its end: a server that has not got
+    /// them is not ignorant.
+    pub(crate) sure: Option<u64>,
+}
+
+/// What became of a message about a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Told to the host.
+    Told,
+    /// Told before, or not the host's to be told.
+    Duplicate,
+    /// It waits for what lies before it.
+    Waits,
+    /// Not of a current subscription.
+    Stale,
+}
+
+/// What a push of the host made of its run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pushed {
+    /// Something that waited can be told.
+    pub(crate) frees: bool,
+    /// A resync that was owed is not needed any more.
+    pub(crate) cancels: bool,
+}
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// By its server, in good order: what it had was told.
+    Complete,
+    /// In any other way: something may have been lost with it.
+    Lost,
+}
+
+/// The moment, and what is drawn from it.
+#[derive(Clone, Copy)]
+pub(crate) struct Clock {
+    pub(crate) now: Instant,
+    /// `Config::resync_spread`.
+    pub(crate) spread: Duration,
+}
+
+impl Run {
+    pub(crate) fn new(have: Option<u64>) -> Self {
+        Self {
+            have,
+            sure: have,
+            delivered: have,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn position(&self) -> Position {
+        Position {
+            have: self.have,
+            sure: self.sure,
+        }
+    }
+
+    /// Bytes and number of what waits.
+    pub(crate) fn waits(&self) -> (usize, usize) {
+        (self.waiting_bytes, self.waiting.len())
+    }
+
+    /// When [`due`](Self::due) has something to do.
+    pub(crate) fn next_due(&self, grace: Duration) -> Option<Instant> {
+        // The lowest came first, or fills a part of the hole before what did.
+        let hole = self.waiting.values().next().map(|w| w.since + grace);
+        let owed = self.owed.as_ref().map(|owed| owed.due);
+        hole.into_iter().chain(owed).min()
+    }
+
+    pub(crate) fn due(&mut self, now: Instant, grace: Duration, tell: &mut Tell) {
+        if self
+            .waiting
+            .values()
+            .next()
+            .is_some_and(|waiting| waiting.since + grace <= now)
+        {
+            self.give_up(tell);
+        }
+        if self.owed.as_ref().is_some_and(|owed| owed.due <= now)
+            && let Some(owed) = self.owed.take()
+        {
+            // The host fetches: of what was told before, it misses nothing.
+            self.sources.iter_mut().for_each(|s| s.proven = true);
+            tell.resync(owed.highest);
+        }
+    }
+
+    /// Waits no longer for the sessions that have not come past the hole.
+    pub(crate) fn give_up(&mut self, tell: &mut Tell) {
+        let Some((&seqno, first)) = self.waiting.first_key_value() else {
+            return;
+        };
+        let hole = first.hole_end(seqno);
+        for source in &mut self.sources {
+            source.behind |= source.passed < Some(hole);
+        }
+        self.advance(tell);
+    }
+
+    /// The host pushed `seqno`. To be told nothing of it, by no session: and
+    /// where it fits behind `have`, the host has it. Where it does not fit,
+    /// it says nothing of what lies between. What waited for it goes on with
+    /// the next [`advance`](Self::advance).
+    pub(crate) fn pushed(&mut self, seqno: u64) -> Pushed {
+        let before = self.have;
+        if self.have.is_none_or(|have| seqno > have) {
+            self.own.insert(seqno, seqno);
+            self.absorb();
+        }
+        let fits = self.have != before;
+        Pushed {
+            frees: fits && !self.waiting.is_empty(),
+            // As for a diff that fits: see `cancel`.
+            cancels: fits && self.owed.take().is_some(),
+        }
+    }
+
+    /// v0: a session asks, and there will be no answer. It brings what comes.
+    pub(crate) fn asked_v0(&mut self, link: LinkId) {
+        self.sources.push(Source {
+            link,
+            wire: Wire::V0,
+            passed: self.have,
+            proven: false,
+            behind: false,
+        });
+    }
+
+    /// v0: it has asked. What was missed until then nobody can say.
+    pub(crate) fn unanswerable(&mut self, link: LinkId, clock: Clock, tell: &mut Tell) {
+        if !std::mem::replace(&mut self.begun, true) {
+            self.prove(link);
+            tell.resync(None);
+        } else if !self.is_proven() {
+            self.owe(None, clock);
+        }
+    }
+
+    /// v1: a session's subscribe, which named `asked`, was answered. Returns
+    /// the seqno from which it has to be asked again, if that has to be.
+    pub(crate) fn answered(
+        &mut self,
+        link: LinkId,
+        asked: Position,
+        highest: Option<u64>,
+        clock: Clock,
+        tell: &mut Tell,
+    ) -> Option<u64> {
+        let first = !std::mem::replace(&mut self.begun, true);
+        // Another session brings all that there is: nothing is missed,
+        // whatever this one does not know.
+        let covered = self.is_proven();
+        if let (Some(sure), Some(highest)) = (asked.sure, highest)
+            && highest < sure
+        {
+            // The server knows less than the host was told: one of the two is
+            // wrong, and the server's cursor stands above what it will accept
+            // next. From its own head, nothing that it accepts can be missed.
+            if !covered {
+                self.told_up_to(highest);
+                self.delivered = self.delivered.min(Some(highest));
+                if first {
+                    tell.resync(Some(highest));
+                } else {
+                    self.owe(Some(highest), clock);
+                }
+            }
+            return Some(highest);
+        }
+        self.sources.push(Source {
+            link,
+            wire: Wire::V1,
+            passed: asked.have.or(highest),
+            proven: first || highest.is_some(),
+            behind: false,
+        });
+        match (asked.have, highest) {
+            // All that is above comes, or a gap.
+            (Some(_), Some(_)) => {}
+            (None, Some(highest)) if self.have.is_none_or(|have| have < highest) => {
+                if self.have.is_none() || !covered {
+                    // What the host has nobody knows.
+                    self.told_up_to(highest);
+                    tell.resync(Some(highest));
+                } else {
+                    self.wait(highest, highest, None, clock.now);
+                }
+            }
+            // What it does not bring another has told.
+            (None, Some(_)) if !first => {}
+            _ if first => tell.resync(highest),
+            // It has forgotten. What the host was told stays true.
+            _ if !covered => self.owe(None, clock),
+            _ => {}
+        }
+        self.advance(tell);
+        None
+    }
+
+    /// The session brings the shard no more.
+    pub(crate) fn left(&mut self, link: LinkId, end: End, clock: Clock, tell: &mut Tell) {
+        let Some(at) = self.sources.iter().position(|s| s.link == link) else {
+            return;
+        };
+        let gone = self.sources.remove(at);
+        if gone.proven && !self.is_proven() && !self.sources.is_empty() {
+            if end == End::Complete {
+                // It told all that it had, and its server asks all that
+                // publish to do so at the next: what this one has not told,
+                // the others will. (A v0 session began nobody knows where.)
+                for source in &mut self.sources {
+                    source.proven = source.wire == Wire::V1;
+                }
+            }
+            if !self.is_proven() {
+                self.owe(None, clock);
+            }
+        }
+        self.advance(tell);
+    }
+
+    pub(crate) fn diff(
+        &mut self,
+        link: LinkId,
+        diff: Diff,
+        now: Instant,
+        tell: &mut Tell,
+    ) -> Outcome {
+        let seqno = diff.seqno;
+        if !self.passes(link, seqno, seqno) {
+            return Outcome::Stale;
+        }
+        let outcome = match self.have {
+            _ if Some(seqno) <= self.delivered || self.own.contains(seqno) => Outcome::Duplicate,
+            // A gap told too much. Not lost on the host, if it has not fetched.
+            Some(have) if seqno <= have => {
+                if !self.is_alone() {
+                    self.filled.insert(seqno, seqno);
+                }
+                self.delivered = Some(seqno);
+                tell.diff(diff);
+                Outcome::Told
+            }
+            Some(have) if seqno - have > 1 => self.wait(seqno, seqno, Some(diff), now),
+            have => {
+                let v0 = |s: &Source| s.link == link && s.wire == Wire::V0;
+                if have.is_none() && seqno > 0 && self.sources.iter().any(v0) {
+                    // v0 does not speak of holes, and of what was pushed while
+                    // the subscribe was under way neither end knows.
+                    for (from, to) in self.own.outside(0, seqno - 1) {
+                        tell.gap(from, to, seqno);
+                    }
+                }
+                self.bring(diff, have.is_some(), tell);
+                Outcome::Told
+            }
+        };
+        self.advance(tell);
+        outcome
+    }
+
+    pub(crate) fn gap(
+        &mut self,
+        link: LinkId,
+        gap: &Gap,
+        now: Instant,
+        tell: &mut Tell,
+    ) -> Outcome {
+        // Beyond the highest, it is only somebody's word: passed on, and
+        // nothing is believed of it.
+        let doubted = gap.from.max(gap.highest.saturating_add(1));
+        let to = gap.to.min(gap.highest);
+        if gap.from <= to {
+            let passed = self.source(link).and_then(|source| source.passed);
+            if !self.passes(link, gap.from, to) {
+                return Outcome::Stale;
+            }
+            let late = passed.map_or(0, |passed| passed.min(to).saturating_add(1));
+            if let Some(have) = self.have
+                && gap.from < late
+            {
+                // It surfaced below what this session told before.
+                for (from, to) in self.filled.outside(gap.from, (late - 1).min(have)) {
+                    tell.gap(from, to, gap.highest);
+                }
+            }
+            let new = gap.from.max(late);
+            match self.have {
+                _ if new > to => {}
+                None => {
+                    self.told_up_to(to);
+                    tell.gap(new, to, gap.highest);
+                }
+                Some(have) => {
+                    self.filled.insert(new, to.min(have));
+                    if to > have {
+                        self.wait(to, gap.highest, None, now);
+                    }
+                }
+            }
+            self.advance(tell);
+        } else if self.source(link).is_none() {
+            return Outcome::Stale;
+        }
+        if doubted <= gap.to
+            && self
+                .have
+                .is_none_or(|have| doubted > have || self.is_alone())
+        {
+            tell.gap(doubted, gap.to, gap.highest);
+        }
+        Outcome::Told
+    }
+
+    /// Tells all that can be told now.
+    pub(crate) fn advance(&mut self, tell: &mut Tell) {
+        loop {
+            self.absorb();
+            let Some(have) = self.have else { return };
+            while let Some(entry) = self.waiting.first_entry()
+                && *entry.key() <= have
+            {
+                self.waiting_bytes -= entry.remove().cost();
+            }
+            let Some((&seqno, first)) = self.waiting.first_key_value() else {
+                return;
+            };
+            let next = have.saturating_add(1);
+            let hole = first.hole_end(seqno);
+            if hole < next {
+                if let Some(waited) = self.waiting.remove(&seqno) {
+                    self.waiting_bytes -= waited.cost();
+                    if let Some(diff) = waited.diff {
+                        self.bring(diff, true, tell);
+                    }
+                }
+                continue;
+            }
+            // A hole, up to what the host pushed itself; and of that, what
+            // nobody will bring any more.
+            let own = self.own.first().map_or(u64::MAX, |(lo, _)| lo - 1);
+            let past = self.sources.iter().filter(|source| !source.behind);
+            let past = past.map(|source| source.passed).min();
+            let Some(past) = past.unwrap_or(Some(u64::MAX)) else {
+                return;
+            };
+            let to = hole.min(own).min(past);
+            if to < next {
+                return;
+            }
+            tell.gap(next, to, first.highest);
+            self.told_up_to(to);
+            self.cancel(tell);
+        }
+    }
+
+    /// Notes that the session has come to `to`, and said nothing of what is
+    /// before `from`. False: it does not bring this shard.
+    fn passes(&mut self, link: LinkId, from: u64, to: u64) -> bool {
+        let Some(source) = self.sources.iter_mut().find(|s| s.link == link) else {
+            return false;
+        };
+        if let (Wire::V1, Some(passed)) = (source.wire, source.passed) {
+            let unsaid = passed.max(self.have.unwrap_or(0)).saturating_add(1);
+            self.own.insert(unsaid, from.saturating_sub(1));
+        }
+        source.passed = source.passed.max(Some(to));
+        source.proven = true;
+        source.behind = false;
+        true
+    }
+
+    /// Tells a diff that fits. `follows`: behind what the host was told.
+    fn bring(&mut self, diff: Diff, follows: bool, tell: &mut Tell) {
+        let seqno = diff.seqno;
+        if self.sources.iter().any(|s| s.passed > Some(seqno)) {
+            self.filled.insert(seqno, seqno);
+        }
+        self.told_up_to(seqno);
+        self.delivered = Some(seqno);
+        tell.diff(diff);
+        if follows {
+            self.cancel(tell);
+        }
+    }
+
+    fn wait(&mut self, seqno: u64, highest: u64, diff: Option<Diff>, now: Instant) -> Outcome {
+        let mut since = now;
+        if let Some(known) = self.waiting.remove(&seqno) {
+            if known.diff.is_some() {
+                self.waiting.insert(seqno, known);
+                return Outcome::Duplicate;
+            }
+            self.waiting_bytes -= known.cost();
+            since = known.since;
+        }
+        let waiting = Waiting {
+            since,
+            highest,
+            diff,
+        };
+        self.waiting_bytes += waiting.cost();
+        self.waiting.insert(seqno, waiting);
+        Outcome::Waits
+    }
+
+    /// The host's own pushes that fit behind what it has.
+    fn absorb(&mut self) {
+        let Some(mut have) = self.have else { return };
+        while let Some((lo, hi)) = self.own.first()
+            && lo <= have.saturating_add(1)
+        {
+            have = have.max(hi);
+            self.own.forget_through(have);
+        }
+        if self.have != Some(have) {
+            self.have = Some(have);
+            self.delivered = self.delivered.max(Some(have));
+        }
+    }
+
+    fn told_up_to(&mut self, seqno: u64) {
+        self.have = Some(seqno);
+        self.sure = Some(seqno);
+    }
+
+    /// Puts a resync off to a moment of its own: after a restart every client
+    /// has one for each of its shards.
+    fn owe(&mut self, highest: Option<u64>, clock: Clock) {
+        if self.owed.is_none() {
+            let due = clock.now + clock.spread.mul_f64(fastrand::f64());
+            self.owed = Some(Owed { due, highest });
+        }
+    }
+
+    /// The host was told of the seqno right behind what it had: it needs no
+    /// resync. Seqnos are committed in order, so it has, or was told to fetch,
+    /// all there was up to here. Above it: what was published before this
+    /// session subscribed, its server would have known, and what comes after
+    /// that the session brings. What was lost on the way to the server before
+    /// it, its publisher announces again. (One that cannot, because it speaks
+    /// v0 or has died, leaves what it published last to the host's own poll,
+    /// as without us; and that much is so after any lost connection.)
+    fn cancel(&mut self, tell: &mut Tell) {
+        if self.owed.take().is_some() {
+            tell.told.cancelled += 1;
+        }
+    }
+
+    fn prove(&mut self, link: LinkId) {
+        for source in self.sources.iter_mut().filter(|s| s.link == link) {
+            source.proven = true;
+        }
+    }
+
+    fn is_proven(&self) -> bool {
+        self.sources.iter().any(|source| source.proven)
+    }
+
+    fn is_alone(&self) -> bool {
+        self.sources.len() <= 1
+    }
+
+    fn source(&self, link: LinkId) -> Option<&Source> {
+        self.sources.iter().find(|source| source.link == link)
+    }
+}
+
+impl Waiting {
+    /// Where the hole ends that this entry, at `seqno`, waits for.
+    fn hole_end(&self, seqno: u64) -> u64 {
+        match self.diff {
+            Some(_) => seqno.saturating_sub(1),
+            None => seqno,
+        }
+    }
+
+    fn cost(&self) -> usize {
+        let diff = self.diff.as_ref().map_or(0, |diff| diff.diff.len());
+        diff.saturating_add(OVERHEAD)
+    }
+}
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
