@@ -131,7 +131,7 @@ impl Connection {
             let reason = Reason::Unanswered(self.config.subscribe_timeout);
             if self.current.as_ref().is_some_and(|l| l.id == link) {
                 self.lost(reason);
-            } else {
+            } else if self.leaving.as_ref().is_some_and(|l| l.id == link) {
                 self.left(End::Lost);
             }
         }

@@ -336,3 +336,116 @@ fn a_gap_that_claims_too_much_silences_nothing() {
     assert_eq!(diff(&mut interest, A, 1, 12).0, Outcome::Duplicate);
     assert_eq!(diff(&mut interest, A, 1, 11).0, Outcome::Duplicate);
 }
+
+/// A resync for each shard, in the order of their moments and not before; the
+/// same for the same seed.
+#[tokio::test(start_paused = true)]
+async fn what_is_owed_is_told_at_its_moment() {
+    let mut rounds = Vec::new();
+    for _ in 0..2 {
+        fastrand::seed(3);
+        let begin = Instant::now();
+        let mut interest = attached(Wire::V1, BOUNDS);
+        for n in 0..100 {
+            interest.subscribe(shard(n), Some(1));
+        }
+        let asked = frames(&mut interest, A);
+        answer(&mut interest, A, &asked, Some(1));
+        interest.detach(A, End::Lost, Instant::now(), &mut Told::default());
+        interest.attach(B, Wire::V1, BOUNDS, Arc::default());
+        let asked = frames(&mut interest, B);
+        assert_eq!(answer(&mut interest, B, &asked, None), []);
+        // One is let go of, one is heard of.
+        interest.release(shard(7));
+        diff(&mut interest, B, 8, 2);
+        let mut told = Vec::new();
+        while let Some(due) = interest.next_due() {
+            let mut out = Told::default();
+            interest.work(due - std::time::Duration::from_nanos(1), &mut out);
+            assert_eq!(events(&out), [], "too early");
+            interest.work(due, &mut out);
+            for event in events(&out) {
+                let Event::Resync { shard, .. } = event else {
+                    panic!("{event:?}");
+                };
+                told.push((due - begin, shard));
+            }
+        }
+        assert_eq!(told.len(), 98);
+        let last = told.last().unwrap().0;
+        assert!(last <= std::time::Duration::from_secs(2), "{last:?}");
+        rounds.push(told);
+    }
+    assert_eq!(rounds[0], rounds[1]);
+}
+
+/// What waits is bounded over all shards, and given back.
+#[test]
+fn what_waits_is_bounded_over_all_shards() {
+    let config = Config::new("h").unwrap().merge_buffer(usize::MAX, 10);
+    let mut interest = Interest::new(&config);
+    for link in [A, B] {
+        interest.attach(link, Wire::V1, BOUNDS, Arc::default());
+    }
+    for n in 0..12 {
+        interest.subscribe(shard(n), Some(0));
+    }
+    for link in [A, B] {
+        let asked = frames(&mut interest, link);
+        answer(&mut interest, link, &asked, Some(0));
+    }
+    for n in 0..10 {
+        assert_eq!(gap(&mut interest, n, 1, 1), Outcome::Told);
+    }
+    assert_eq!(interest.waits.1, 10);
+    // One too many: this one does not wait.
+    gap(&mut interest, 10, 1, 1);
+    assert_eq!(interest.waits.1, 10);
+    assert_eq!(diff(&mut interest, B, 10, 1).0, Outcome::Told);
+    assert_eq!(diff(&mut interest, B, 10, 2).0, Outcome::Told);
+    // Room again, by a shard that is let go of, and one that is filled.
+    interest.release(shard(0));
+    diff(&mut interest, B, 1, 1);
+    assert_eq!(interest.waits.1, 8);
+    gap(&mut interest, 11, 1, 1);
+    assert_eq!(interest.waits, (9 * 64, 9));
+    for link in [A, B] {
+        interest.detach(link, End::Lost, Instant::now(), &mut Told::default());
+    }
+    assert_eq!(interest.waits, (0, 0));
+    assert_eq!(interest.next_due(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_not_answered_is_overdue() {
+    let second = std::time::Duration::from_secs(1);
+    let mut interest = attached(Wire::V1, Bounds { batch: 2, ..BOUNDS });
+    interest.attach(B, Wire::V0, BOUNDS, Arc::default());
+    for n in 0..3 {
+        interest.subscribe(shard(n), Some(1));
+    }
+    let begin = Instant::now();
+    let asked = frames(&mut interest, A);
+    frames(&mut interest, B);
+    let timeout = 10 * second;
+    assert_eq!(interest.next_due(), Some(begin + timeout));
+    assert_eq!(interest.overdue(begin + timeout - second), None);
+    assert_eq!(interest.overdue(begin + timeout), Some(A));
+    interest.excuse(second);
+    assert_eq!(interest.overdue(begin + timeout), None);
+    // Answered in part, and let go of.
+    let Frame::Subscribe { request, .. } = asked[0] else {
+        panic!("{asked:?}");
+    };
+    let head = Head {
+        shard: shard(0),
+        highest: Some(1),
+    };
+    let later = begin + 5 * second;
+    interest.subscribed(A, request, &[head], later, &mut Told::default());
+    assert_eq!(interest.next_due(), Some(begin + second + timeout));
+    answer(&mut interest, A, &asked[1..], Some(1));
+    assert_eq!(interest.next_due(), Some(later + timeout));
+    interest.release(shard(1));
+    assert_eq!(interest.next_due(), None);
+}

@@ -9,7 +9,7 @@ use persist_pubsub_proto::v1::session_response::Message as Heard;
 
 use crate::peer::{
     Peer, Session, V0, V1, event, expect_connected, expect_diff, expect_disconnected,
-    expect_resync, payload, shard, until,
+    expect_resync, payload, shard, soon, until,
 };
 
 /// Longer than any test takes: what comes by itself only then does not come.
@@ -337,9 +337,7 @@ async fn dropped_handles_end_both_sessions() {
     }
     o.new.hear_gone().await;
     drop(o.new);
-    while let Some(told) = o.events.next().await {
-        panic!("{told:?}");
-    }
+    assert_eq!(soon("the end", o.events.next()).await, None);
 }
 
 #[tokio::test]
