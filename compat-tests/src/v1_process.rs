@@ -75,9 +75,8 @@ pub struct Followed {
     pub state: u64,
     /// The highest diff told of this subscription, since the last resync.
     told: u64,
-    /// When the shard was first heard of since the last
-    /// [`V1Process::mark`].
-    pub news: Option<Instant>,
+    /// How often it was fetched since the last [`V1Process::mark`].
+    pub fetches: u64,
     /// When it was last fetched since then.
     pub fetched: Option<Instant>,
 }
@@ -162,7 +161,6 @@ impl Account {
             return;
         };
         self.diffs += 1;
-        followed.news.get_or_insert_with(Instant::now);
         let Followed { state, told, .. } = *followed;
         followed.told = told.max(seqno);
         if seqno == state.saturating_add(1) {
@@ -196,7 +194,6 @@ impl Account {
         let Some(followed) = self.shards.get_mut(&shard) else {
             return;
         };
-        followed.news.get_or_insert_with(Instant::now);
         if to.is_none_or(|to| followed.state < to) {
             self.fetch(shard, ledger);
         }
@@ -207,6 +204,7 @@ impl Account {
             return;
         };
         self.fetches += 1;
+        followed.fetches += 1;
         followed.fetched = Some(Instant::now());
         let head = ledger.head(shard);
         if head > followed.state {
@@ -281,12 +279,12 @@ impl V1Process {
         }
     }
 
-    /// Measures from here on: holes, news, fetches by shard.
+    /// Measures from here on: the largest hole, and fetches by shard.
     pub fn mark(&self) {
         self.account.send_modify(|account| {
             account.hole = Hole::default();
             for followed in account.shards.values_mut() {
-                followed.news = None;
+                followed.fetches = 0;
                 followed.fetched = None;
             }
         });

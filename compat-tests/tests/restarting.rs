@@ -10,6 +10,7 @@ use persist_pubsub_compat_tests::operator::Operator;
 use persist_pubsub_compat_tests::proxy::Proxy;
 use persist_pubsub_compat_tests::v1_process::V1Process;
 use persist_pubsub_compat_tests::wait::until;
+use persist_pubsub_proto::ShardId;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -19,11 +20,45 @@ const SESSIONS: usize = 50;
 const SUBSCRIPTIONS: usize = 200;
 /// Each is followed by ten sessions.
 const SHARDS: u64 = 1_000;
-/// Shards that are written all along, the first of all.
-const HOT: usize = 50;
 const WRITE_EVERY: Duration = Duration::from_millis(10);
-/// What the spread of the fetches is shown in.
+/// How long fetches are counted: longer than the client's `resync_spread`.
+const OBSERVED: Duration = Duration::from_secs(3);
+/// What their spread is shown in.
 const BUCKET: Duration = Duration::from_millis(250);
+
+/// What happens to a shard while the server is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// Nothing.
+    Still,
+    /// A diff is pushed in the moment of the kill, and lost with the
+    /// connection.
+    Lost,
+    /// A diff is pushed when the writer knows that the server is away.
+    Kept,
+    /// It is written all along.
+    Hot,
+}
+
+impl Fate {
+    const ALL: [Self; 4] = [Self::Still, Self::Lost, Self::Kept, Self::Hot];
+
+    /// One of 20 is hot, the others are shared evenly.
+    fn of(index: usize) -> Self {
+        match (index % 20, index % 3) {
+            (0, _) => Self::Hot,
+            (_, 0) => Self::Still,
+            (_, 1) => Self::Lost,
+            _ => Self::Kept,
+        }
+    }
+
+    /// Fetches that it may cost a subscription. One is what has to be; a hot
+    /// shard is announced when that was done already.
+    fn most(self) -> u64 {
+        if self == Self::Hot { 2 } else { 1 }
+    }
+}
 
 /// How many fetches there were in each bucket since the kill.
 fn buckets(fetches: &[Duration]) -> Vec<usize> {
@@ -43,10 +78,13 @@ async fn after_a_kill_every_session_learns_where_it_stands() -> Verdict {
     let proxy = Proxy::start(old.addresses().listen).await?;
     let ledger = Ledger::new(Diffs::Numbered { bytes: 200 });
     let all = shards(0x72, SHARDS);
+    let fated = |fate: Fate| -> Vec<ShardId> {
+        let of = all.iter().enumerate().filter(|(n, _)| Fate::of(*n) == fate);
+        of.map(|(_, shard)| *shard).collect()
+    };
     let writer = V1Process::start("writer", quick_client(&proxy.url())?, &ledger);
-    for &shard in &all {
-        writer.write(shard);
-    }
+    let write = |shards: &[ShardId]| shards.iter().for_each(|&shard| writer.write(shard));
+    write(&all);
     let mut sessions = Vec::new();
     for n in 0..SESSIONS {
         let session = V1Process::start(&format!("s-{n}"), quick_client(&proxy.url())?, &ledger);
@@ -62,87 +100,92 @@ async fn after_a_kill_every_session_learns_where_it_stands() -> Verdict {
         (total == (SESSIONS * SUBSCRIPTIONS) as u64).then_some(())
     })
     .await?;
-    for &shard in &all {
-        writer.write(shard);
-    }
+    write(&all);
     for session in &sessions {
         session.reach(&ledger.heads(all.iter().copied())).await?;
         session.mark();
     }
-    let before: Vec<_> = sessions.iter().map(|s| s.account().fetches).collect();
 
     let killed = Instant::now();
     old.signal("KILL").await?;
-    // While nobody can be told, every shard moves on: who is at its head
-    // afterwards was told.
-    for &shard in &all {
-        writer.write(shard);
-    }
+    write(&fated(Fate::Lost));
+    let noticed = "the writer to notice the kill";
+    writer.wait(noticed, |a| a.disconnected > 0).await?;
+    write(&fated(Fate::Kept));
+    // Who is at these heads was told: before, nobody could know of them.
     let heads = ledger.heads(all.iter().copied());
     let new = Child::start::<&str>(&[]).await?;
     proxy.switch(new.addresses().listen);
     let back = killed.elapsed();
-    let hot = async {
+
+    let hot = fated(Fate::Hot);
+    let writing = async {
         let mut beats = tokio::time::interval(WRITE_EVERY);
-        for &shard in all.iter().take(HOT).cycle() {
+        for &shard in hot.iter().cycle() {
             beats.tick().await;
             writer.write(shard);
         }
     };
-    let learn = async {
+    let learning = async {
         let mut learning = JoinSet::new();
         for session in sessions {
             let heads = heads.clone();
             learning.spawn(async move {
-                session.reach(&heads).await?;
-                Ok::<_, persist_pubsub_compat_tests::wait::TimedOut>((session, killed.elapsed()))
+                let reached = session.reach(&heads).await;
+                reached.map(|()| (session, killed.elapsed()))
             });
         }
-        learning.join_all().await
+        let learned = learning.join_all().await;
+        tokio::time::sleep_until(killed + back + OBSERVED).await;
+        learned
     };
     let learned = tokio::select! {
-        learned = learn => learned,
-        () = hot => unreachable!("it has no end"),
+        learned = learning => learned,
+        () = writing => unreachable!("it has no end"),
     };
+    // The next diff of every shard finds everybody.
+    write(&all);
 
     let mut known = Histogram::default();
-    let mut sessions = Vec::new();
+    let mut costs = Fate::ALL.map(|fate| (fate, Vec::new(), 0));
+    let heads = ledger.heads(all.iter().copied());
     for outcome in learned {
         let (session, after) = outcome?;
         known.add(after);
-        sessions.push(session);
-    }
-    // Those that were written last are told as well.
-    let heads = ledger.heads(all.iter().copied());
-    let (mut fetches, mut times) = (0, Vec::new());
-    for session in &sessions {
         session.reach(&heads).await?;
         let account = session.account();
-        let number: usize = session.name().trim_start_matches("s-").parse()?;
-        let cost = account.fetches - before[number];
-        fetches += cost;
-        times.extend(account.shards.values().filter_map(|s| s.fetched));
         assert!(
             account.violations.is_empty(),
             "{:?}",
             account.first_violations
         );
-        // One for each shard of which it had to learn. A hot one may cost a
-        // second: what was lost on its way to the old server is announced to
-        // the new one, at any time after the first.
-        let hot = account.shards.keys().filter(|s| all[..HOT].contains(s));
-        let most = (SUBSCRIPTIONS + hot.count()) as u64;
-        assert!(cost <= most, "{}: {cost} of {most}", session.name());
+        for (n, shard) in all.iter().enumerate() {
+            let Some(followed) = account.shards.get(shard) else {
+                continue;
+            };
+            let fate = Fate::of(n);
+            for (_, times, subscriptions) in costs.iter_mut().filter(|cost| cost.0 == fate) {
+                times.extend(followed.fetched.map(|at| at - killed));
+                *subscriptions += 1;
+            }
+            assert!(
+                followed.fetches <= fate.most(),
+                "{}: {} fetches of {shard}, {fate:?}",
+                session.name(),
+                followed.fetches
+            );
+        }
     }
-    let times: Vec<_> = times.into_iter().map(|at| at - killed).collect();
-    let first = times.iter().min().copied().unwrap_or_default();
-    let last = times.iter().max().copied().unwrap_or_default();
     println!("{SESSIONS} sessions x {SUBSCRIPTIONS} subscriptions, kill -9; back after {back:?}");
-    println!("  each session knows where it stands after: {known}");
-    println!(
-        "  {fetches} fetches for {} subscriptions, from {first:?} to {last:?} after the kill",
-        SESSIONS * SUBSCRIPTIONS
-    );
-    println!("  per {BUCKET:?}: {:?}", buckets(&times));
+    println!("  each session at the heads of the outage after: {known}");
+    for (fate, times, subscriptions) in costs {
+        let last = times.iter().max().copied().unwrap_or_default();
+        let first = times.iter().min().copied().unwrap_or_default();
+        println!(
+            "  {fate:?}: {} of {subscriptions} subscriptions fetched, from {first:?} to {last:?}; per {BUCKET:?} {:?}",
+            times.len(),
+            buckets(&times)
+        );
+    }
     Ok(())
 }
