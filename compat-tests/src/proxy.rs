@@ -68,7 +68,7 @@ pub enum Cut {
     SilentBoth,
 }
 
-/// A running proxy. Dropping it resets what it carries.
+/// A running proxy. Dropping it closes what it carries.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,

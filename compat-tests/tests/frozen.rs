@@ -9,7 +9,7 @@ use persist_pubsub_compat_tests::child::Child;
 use persist_pubsub_compat_tests::ledger::{Diffs, Ledger};
 use persist_pubsub_compat_tests::v0_peer::KeepAlive;
 use persist_pubsub_compat_tests::v0_process::V0Process;
-use persist_pubsub_compat_tests::v1_process::{Account, V1Process};
+use persist_pubsub_compat_tests::v1_process::V1Process;
 use persist_pubsub_proto::ShardId;
 use tokio::time::Instant;
 
@@ -62,8 +62,7 @@ impl Crowd {
 
     async fn are_connected(&self) -> Verdict {
         for process in &self.v1 {
-            let up = |a: &Account| a.connected > a.disconnected;
-            process.wait("a v1 session", up).await?;
+            process.wait("a v1 session", |a| a.up).await?;
         }
         for process in &self.v0 {
             process.wait("a v0 session", |a| a.connected).await?;

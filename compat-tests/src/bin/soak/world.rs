@@ -135,7 +135,7 @@ impl World {
     pub(crate) async fn converge(&self, tally: &mut Tally) {
         self.traffic.rest();
         for process in &self.v1 {
-            let up = process.wait("a session", |a| a.connected > a.disconnected);
+            let up = process.wait("a session", |a| a.up);
             if let Err(late) = up.await {
                 tally.violated("convergence", &format!("{}: {late}", process.name()));
             }
