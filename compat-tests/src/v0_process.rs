@@ -45,6 +45,8 @@ pub struct Account {
     pub states: BTreeMap<ShardId, u64>,
     /// Diffs written.
     pub pushes: u64,
+    /// The highest that was written, by shard.
+    pub wrote: BTreeMap<ShardId, u64>,
     /// Diffs received.
     pub diffs: u64,
     /// Diffs discarded because something before them was missing.
@@ -152,6 +154,7 @@ impl V0Process {
                 *state = seqno;
             }
             account.pushes += 1;
+            account.wrote.insert(shard, seqno);
             push = Some(Push { shard, seqno, diff });
         });
         if let Some(push) = push {

@@ -132,7 +132,7 @@ impl Tally {
             .collect();
         println!("  faults      {}", faults.join(", "));
         println!(
-            "  converged   {} times, the slowest in {:.1} ms after the last push",
+            "  converged   {} times, the slowest in {:.1} ms from when all were connected",
             self.rounds,
             self.slowest.as_secs_f64() * 1e3
         );
