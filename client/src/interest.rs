@@ -8,6 +8,7 @@
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,9 @@ use crate::connection::wire::{Diff, Frame, Gap, Head};
 use crate::event::Wire;
 use crate::merge::{Clock, End, Outcome, Run, Tell, Told};
 use view::View;
+
+/// How many shards a session that has ended leaves while the lock is held.
+const LEAVE_AT_ONCE: usize = 64;
 
 pub(crate) struct Interest {
     wanted: BTreeMap<ShardId, Wanted>,
@@ -121,18 +125,30 @@ impl Interest {
             .push(View::new(link, wire, bounds, gate, wanted.collect()));
     }
 
-    /// A session is over. Once more costs and changes nothing.
-    pub(crate) fn detach(&mut self, link: LinkId, end: End, now: Instant, told: &mut Told) {
-        let views = self.views.len();
+    /// A session is over: its view goes at once, and it leaves the shards
+    /// behind `after`, some at a time, so that a push that waits for this lock
+    /// does not wait for all of them. Returns where to go on.
+    #[must_use = "there may be more shards to leave"]
+    pub(crate) fn detach(
+        &mut self,
+        link: LinkId,
+        end: End,
+        after: Option<ShardId>,
+        now: Instant,
+        told: &mut Told,
+    ) -> Option<ShardId> {
         self.views.retain(|view| view.link != link);
-        if self.views.len() == views {
-            return;
-        }
         let clock = self.clock(now);
-        let shards: Vec<_> = self.wanted.keys().copied().collect();
-        for shard in shards {
+        let behind = (
+            after.map_or(Bound::Unbounded, Bound::Excluded),
+            Bound::Unbounded,
+        );
+        let shards = self.wanted.range(behind).map(|(shard, _)| *shard);
+        let shards: Vec<_> = shards.take(LEAVE_AT_ONCE).collect();
+        for &shard in &shards {
             self.on_run(shard, told, |run, tell| run.left(link, end, clock, tell));
         }
+        shards.last().copied()
     }
 
     /// The next frame that makes the server follow. Unsubscribes go before

@@ -38,6 +38,7 @@ pub(super) struct Link {
     incoming: Incoming,
     silence: Option<Silence>,
     dropped: oneshot::Receiver<()>,
+    given_back: bool,
     _line: Line,
 }
 
@@ -98,6 +99,7 @@ impl Link {
             incoming: greeted.incoming,
             silence: greeted.terms.heartbeat.map(Silence::new),
             dropped: greeted.dropped,
+            given_back: false,
             _line: line,
         });
         // Before it may subscribe, so that nothing pushed after its first
@@ -128,15 +130,25 @@ impl Link {
     }
 
     /// Ends it, and says what becomes of what it has brought.
-    pub(super) fn end(self, end: End, told: &mut Told) {
+    pub(super) fn end(mut self, end: End, told: &mut Told) {
         self.give_back(end, told);
     }
 
-    fn give_back(&self, end: End, told: &mut Told) {
+    /// Changes nothing when it is done once more.
+    fn give_back(&mut self, end: End, told: &mut Told) {
+        if std::mem::replace(&mut self.given_back, true) {
+            return;
+        }
         let shared = &self.shared;
         let now = Instant::now();
         lock(&shared.outbox).release(self.id, end == End::Lost, now, &shared.stats);
-        lock(&shared.interest).detach(self.id, end, now, told);
+        let mut after = None;
+        loop {
+            after = lock(&shared.interest).detach(self.id, end, after, now, told);
+            if after.is_none() {
+                break;
+            }
+        }
     }
 
     /// The host made us wait: the server is not to be blamed for it.

@@ -59,8 +59,7 @@ impl World {
     }
 
     fn reconnect(&mut self) {
-        self.interest
-            .detach(self.link(), End::Lost, Instant::now(), &mut Told::default());
+        self.interest.leaves(self.link());
         self.link += 1;
         let bounds = Bounds {
             batch: 2,

@@ -18,6 +18,19 @@ fn interest() -> Interest {
     Interest::new(&Config::new("h").unwrap())
 }
 
+impl Interest {
+    /// A session is lost.
+    pub(super) fn leaves(&mut self, link: LinkId) {
+        let (now, mut after) = (Instant::now(), None);
+        loop {
+            after = self.detach(link, End::Lost, after, now, &mut Told::default());
+            if after.is_none() {
+                return;
+            }
+        }
+    }
+}
+
 fn attached(wire: Wire, bounds: Bounds) -> Interest {
     let mut interest = interest();
     interest.attach(A, wire, bounds, Arc::default());
@@ -158,7 +171,7 @@ fn resumes_from_what_the_host_was_told() {
     diff(&mut interest, A, 1, 11);
     gap(&mut interest, 2, 11, 15);
     gap(&mut interest, 3, 4, 5);
-    interest.detach(A, End::Lost, Instant::now(), &mut Told::default());
+    interest.leaves(A);
     interest.attach(B, Wire::V1, BOUNDS, Arc::default());
     assert_eq!(
         frames(&mut interest, B),
@@ -220,6 +233,30 @@ fn a_server_that_knows_less_is_asked_again_from_its_head() {
     );
     assert_eq!(answer(&mut interest, A, &again, Some(5)), []);
     assert_eq!(diff(&mut interest, A, 1, 6).0, Outcome::Told);
+}
+
+/// Beside another session it is asked from there, and the host stays where
+/// that one has brought it.
+#[test]
+fn a_new_server_that_knows_less_is_asked_again_from_its_head() {
+    let mut interest = attached(Wire::V1, BOUNDS);
+    interest.subscribe(shard(1), Some(7));
+    let asked = frames(&mut interest, A);
+    answer(&mut interest, A, &asked, Some(7));
+    interest.attach(B, Wire::V1, BOUNDS, Arc::default());
+    let asked = frames(&mut interest, B);
+    assert_eq!(answer(&mut interest, B, &asked, Some(5)), []);
+    let again = frames(&mut interest, B);
+    assert_eq!(
+        again[1],
+        Frame::Subscribe {
+            request: 3,
+            shards: vec![(shard(1), Some(5))]
+        }
+    );
+    assert_eq!(answer(&mut interest, B, &again, Some(5)), []);
+    assert_eq!(diff(&mut interest, B, 1, 6).0, Outcome::Duplicate);
+    assert_eq!(diff(&mut interest, A, 1, 8).0, Outcome::Told);
 }
 
 #[test]
@@ -351,7 +388,7 @@ async fn what_is_owed_is_told_at_its_moment() {
         }
         let asked = frames(&mut interest, A);
         answer(&mut interest, A, &asked, Some(1));
-        interest.detach(A, End::Lost, Instant::now(), &mut Told::default());
+        interest.leaves(A);
         interest.attach(B, Wire::V1, BOUNDS, Arc::default());
         let asked = frames(&mut interest, B);
         assert_eq!(answer(&mut interest, B, &asked, None), []);
@@ -410,7 +447,7 @@ fn what_waits_is_bounded_over_all_shards() {
     gap(&mut interest, 11, 1, 1);
     assert_eq!(interest.waits, (9 * 64, 9));
     for link in [A, B] {
-        interest.detach(link, End::Lost, Instant::now(), &mut Told::default());
+        interest.leaves(link);
     }
     assert_eq!(interest.waits, (0, 0));
     assert_eq!(interest.next_due(), None);

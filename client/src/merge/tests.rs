@@ -102,7 +102,10 @@ impl Bench {
     /// Time passes, and what is due happens at its moment.
     async fn pass(&mut self, time: Duration) {
         let end = Instant::now() + time;
+        let mut rounds = 0;
         while let Some(due) = self.run.next_due(GRACE).filter(|due| *due <= end) {
+            rounds += 1;
+            assert!(rounds < 100, "what is due stays due");
             tokio::time::sleep_until(due).await;
             self.with(|run, tell| run.due(Instant::now(), GRACE, tell));
         }

@@ -61,6 +61,9 @@ impl Overlap {
         let mut new = peer.welcome().await;
         expect_connected(&mut events).await;
         assert_eq!(new.grant(highest).await, [(shard(1), Some(3))]);
+        // Taken in, as this is counted.
+        new.say(Heard::Gap(v1::Gap::default())).await;
+        until(&client, "the answer to be heard", |s| s.malformed == 1).await;
         Self {
             client,
             events,

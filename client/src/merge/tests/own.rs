@@ -70,6 +70,20 @@ async fn own_pushes_are_neither_echoed_nor_a_gap_to_a_later_session() {
     assert_eq!(bench.run.position(), position(9, 9));
 }
 
+/// Also where the host's position is not known.
+#[tokio::test]
+async fn own_pushes_are_not_echoed_to_a_host_that_named_no_seqno() {
+    let mut bench = Bench::bare(None);
+    bench.subscribes(A, None);
+    bench.pushes(7);
+    bench.left(A, End::Lost);
+    bench.subscribes(B, None);
+    assert_eq!(bench.told(), "r?");
+    assert_eq!(bench.diff(B, 7), Outcome::Duplicate);
+    bench.diff(B, 8);
+    assert_eq!(bench.told(), "d8");
+}
+
 #[tokio::test]
 async fn own_pushes_are_no_gap_of_the_session_that_was_not_told() {
     let mut bench = Bench::new(3);
