@@ -9,11 +9,11 @@ use persist_pubsub_client::Config;
 use persist_pubsub_compat_tests::child::Child;
 use persist_pubsub_compat_tests::ledger::{Diffs, Ledger};
 use persist_pubsub_compat_tests::operator::Operator;
-use persist_pubsub_compat_tests::proxy::Proxy;
+use persist_pubsub_compat_tests::proxy::{Cut, Passing, Proxy, Way};
 use persist_pubsub_compat_tests::v0_peer::KeepAlive;
 use persist_pubsub_compat_tests::v0_process::V0Process;
 use persist_pubsub_compat_tests::v1_process::V1Process;
-use persist_pubsub_compat_tests::wait::until;
+use persist_pubsub_compat_tests::wait::{TimedOut, until};
 use persist_pubsub_proto::ShardId;
 use tokio::time::Instant;
 
@@ -43,6 +43,8 @@ pub(crate) struct World {
     pub(crate) server: Child,
     pub(crate) proxies: Vec<Proxy>,
     pub(crate) v1: Vec<Arc<V1Process>>,
+    /// Which of the proxies is that of the first v1 process.
+    first_v1: usize,
     pub(crate) v0: Vec<Arc<V0Process>>,
     pub(crate) shards: Vec<ShardId>,
     pub(crate) traffic: Traffic,
@@ -79,6 +81,7 @@ impl World {
         let shards: Vec<_> = diffs.keys().copied().collect();
         let ledger = Ledger::new(Diffs::Recorded(Arc::new(diffs)));
         let (mut proxies, mut v1, mut v0) = (Vec::new(), Vec::new(), Vec::new());
+        let mut first_v1 = 0;
         let mut writers = BTreeMap::new();
         let readers = (0..V1_READERS).map(|n| (format!("v1-reader-{n}"), true));
         let readers = readers.chain((0..V0_READERS).map(|n| (format!("v0-reader-{n}"), false)));
@@ -94,6 +97,9 @@ impl World {
                     process.follow(shard);
                 }
                 let process = Arc::new(process);
+                if v1.is_empty() {
+                    first_v1 = proxies.len();
+                }
                 v1.push(Arc::clone(&process));
                 Writer::V1(process)
             } else {
@@ -114,6 +120,7 @@ impl World {
             server,
             proxies,
             v1,
+            first_v1,
             v0,
             shards,
             traffic: Traffic::new(script, writers),
@@ -140,6 +147,9 @@ impl World {
                 tally.violated("convergence", &format!("{}: {late}", process.name()));
             }
         }
+        if let Err(late) = self.lose_the_last_diffs().await {
+            tally.violated("convergence", &late.to_string());
+        }
         let began = Instant::now();
         self.v1_reach(&self.heads_by_v1(), tally).await;
         // What a v0 process pushed last may have been lost with its
@@ -158,6 +168,27 @@ impl World {
                 tally.violated("convergence", &format!("{}: {late}", process.name()));
             }
         }
+    }
+
+    /// A v1 process writes every shard, and all of it is lost with its
+    /// connection: the others learn of it because it is announced again.
+    async fn lose_the_last_diffs(&self) -> Result<(), TimedOut> {
+        let (Some(process), Some(proxy)) = (self.v1.first(), self.proxies.get(self.first_v1))
+        else {
+            return Ok(());
+        };
+        proxy.pass(Way::ToServer, Passing::Held);
+        let due = process.stats().sent + self.shards.len() as u64;
+        for &shard in &self.shards {
+            process.write(shard);
+        }
+        let sent = until("the last diffs to be sent", async || {
+            (process.stats().sent >= due).then_some(())
+        })
+        .await;
+        proxy.cut(Cut::Reset);
+        proxy.pass_freely();
+        sent
     }
 
     /// The heads of the shards that a v1 process wrote last.
