@@ -184,7 +184,7 @@ async fn a_server_that_accepts_and_says_nothing_is_given_up() {
 #[tokio::test]
 async fn a_missing_welcome_is_given_up() {
     let mut peer = Peer::<V1>::start().await;
-    let config = peer.config().handshake_timeout(Duration::from_millis(50));
+    let config = peer.config().handshake_timeout(Duration::from_secs(1));
     let (client, mut events) = connect(config);
     let mut first = peer.accept().await;
     first.hear_gone().await;
