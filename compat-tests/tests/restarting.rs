@@ -8,6 +8,7 @@ use persist_pubsub_compat_tests::histogram::Histogram;
 use persist_pubsub_compat_tests::ledger::{Diffs, Ledger};
 use persist_pubsub_compat_tests::operator::Operator;
 use persist_pubsub_compat_tests::proxy::Proxy;
+use persist_pubsub_compat_tests::v1_peer::Peer;
 use persist_pubsub_compat_tests::v1_process::V1Process;
 use persist_pubsub_compat_tests::wait::until;
 use persist_pubsub_proto::ShardId;
@@ -187,5 +188,72 @@ async fn after_a_kill_every_session_learns_where_it_stands() -> Verdict {
             buckets(&times)
         );
     }
+    Ok(())
+}
+
+/// A restarted server may know less of a shard than its readers: a writer was
+/// slow, and pushes to the new server what the old one had told already. What
+/// a reader is told again has to come behind a resync, or not at all.
+#[tokio::test]
+async fn a_server_that_knows_less_sends_no_reader_back_without_a_resync() -> Verdict {
+    let old = Child::start::<&str>(&[]).await?;
+    let proxy = Proxy::start(old.addresses().listen).await?;
+    let ledger = Ledger::new(Diffs::Numbered { bytes: 100 });
+    let shard = shards(0x73, 1)[0];
+    let reader = V1Process::start("reader", quick_client(&proxy.url())?, &ledger);
+    reader.follow(shard);
+    let writer = Peer::connect(&old.url(), "writer").await?;
+    // Seqnos 2 to 11.
+    for _ in 0..10 {
+        let (seqno, diff) = ledger.append(shard);
+        writer.sender().publish(shard, seqno, 1, diff).await?;
+    }
+    let told = "the old server's diffs";
+    reader
+        .wait(told, |account| account.diffs + account.fetches > 0)
+        .await?;
+    reader.reach(&ledger.heads([shard])).await?;
+    // From here on the last that it was told is a diff.
+    let (seqno, diff) = ledger.append(shard);
+    writer.sender().publish(shard, seqno, 1, diff).await?;
+    let before = reader.account().diffs;
+    reader.wait("it as a diff", |a| a.diffs > before).await?;
+    reader.reach(&ledger.heads([shard])).await?;
+
+    let new = Child::start::<&str>(&[]).await?;
+    let mut writer = Peer::connect(&new.url(), "slow-writer").await?;
+    let again = async |writer: &Peer, seqno: u64| {
+        let diff = ledger.diff(shard, seqno);
+        writer.sender().publish(shard, seqno, 1, diff).await
+    };
+    for seqno in 2..=6 {
+        again(&writer, seqno).await?;
+    }
+    // Answered in order: the server has them.
+    writer.sender().unsubscribe(1, &[]).await?;
+    writer.receiver().expect_unsubscribed("an answer").await?;
+    proxy.switch(new.addresses().listen);
+    old.signal("KILL").await?;
+    let operator = Operator::connect(&new).await?;
+    until(
+        "the reader to be subscribed at the new server",
+        async || {
+            let shards = operator.shards().await.ok()?;
+            (shards.first()?.subscribers == 1).then_some(())
+        },
+    )
+    .await?;
+    for seqno in 7..=12 {
+        again(&writer, seqno).await?;
+    }
+    let (seqno, diff) = ledger.append(shard);
+    writer.sender().publish(shard, seqno, 1, diff).await?;
+    reader.reach(&ledger.heads([shard])).await?;
+    let account = reader.account();
+    assert!(
+        account.violations.is_empty(),
+        "{:?}",
+        account.first_violations
+    );
     Ok(())
 }

@@ -12,6 +12,8 @@ use crate::ledger::Ledger;
 
 /// Own diffs that are remembered, to know an echo: the newest.
 const OWN: usize = 1_024;
+/// Events of a shard that are told with a violation: the last.
+const RECENT: usize = 12;
 /// Violations that are kept as text; beyond it they are counted.
 const VIOLATIONS: usize = 20;
 
@@ -53,12 +55,14 @@ pub struct Account {
 }
 
 /// A shard that a process follows.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Followed {
     /// The seqno of the state.
     pub state: u64,
     /// The highest diff told of this subscription, since the last resync.
     told: u64,
+    /// The last events, each with the session in which it was taken.
+    recent: VecDeque<(u64, String)>,
     /// How often it was fetched since the last [`V1Process::mark`](super::V1Process::mark).
     pub fetches: u64,
     /// When it was last fetched since then.
@@ -103,11 +107,16 @@ impl Account {
 
     /// Follows a shard from this state.
     pub(super) fn follow(&mut self, shard: ShardId, state: u64) {
-        let followed = Followed {
+        let mut followed = Followed {
             state,
             ..Followed::default()
         };
+        // Of this subscription and the one before: a late event shows.
+        if let Some(before) = self.shards.get_mut(&shard) {
+            followed.recent = std::mem::take(&mut before.recent);
+        }
         self.shards.insert(shard, followed);
+        self.note(shard, 0, format!("followed from {state}"));
     }
 
     /// The process wrote a diff, while its client counted `session` sessions.
@@ -127,10 +136,22 @@ impl Account {
         }
     }
 
-    fn violated(&mut self, promise: &'static str, what: &str) {
+    fn violated(&mut self, promise: &'static str, shard: ShardId, what: &str) {
         *self.violations.entry(promise).or_default() += 1;
         if self.first_violations.len() < VIOLATIONS {
-            self.first_violations.push(format!("{promise}: {what}"));
+            let recent = self.shards.get(&shard).map(|f| &f.recent);
+            let text = format!("{promise}: {shard} {what}; session and event: {recent:?}");
+            self.first_violations.push(text);
+        }
+    }
+
+    /// Remembers an event of a shard, for who has to find out what happened.
+    fn note(&mut self, shard: ShardId, session: u64, event: String) {
+        if let Some(followed) = self.shards.get_mut(&shard) {
+            if followed.recent.len() == RECENT {
+                followed.recent.pop_front();
+            }
+            followed.recent.push_back((session, event));
         }
     }
 
@@ -140,11 +161,15 @@ impl Account {
         match event {
             Event::Diff {
                 shard, seqno, diff, ..
-            } => self.diff(shard, seqno, &diff, ledger, session),
+            } => {
+                self.note(shard, session, format!("diff {seqno}"));
+                self.diff(shard, seqno, &diff, ledger, session);
+            }
             Event::Gap {
                 shard, from, to, ..
             } => {
                 self.gaps += 1;
+                self.note(shard, session, format!("gap {from} to {to}"));
                 let own = |seqno| self.own.sessions.get(&(shard, seqno)) == Some(&session);
                 // Only a short gap can be all of those remembered.
                 if to.saturating_sub(from) < OWN as u64 && (from..=to).all(own) {
@@ -154,6 +179,7 @@ impl Account {
             }
             Event::Resync { shard, highest } => {
                 self.resyncs += 1;
+                self.note(shard, session, format!("resync {highest:?}"));
                 if let Some(followed) = self.shards.get_mut(&shard) {
                     followed.told = 0;
                 }
@@ -177,7 +203,7 @@ impl Account {
             return;
         };
         self.diffs += 1;
-        let Followed { state, told, .. } = *followed;
+        let (state, told) = (followed.state, followed.told);
         followed.told = told.max(seqno);
         if seqno == state.saturating_add(1) {
             followed.state = seqno;
@@ -185,20 +211,20 @@ impl Account {
         } else if seqno <= state {
             self.stale += 1;
         } else {
-            let what = format!("{shard} {seqno} came at {state}, with nothing said");
-            self.violated("no_silent_gap", &what);
+            let what = format!("{seqno} came at {state}, with nothing said");
+            self.violated("no_silent_gap", shard, &what);
             self.fetch(shard, ledger);
         }
         if seqno <= told {
-            self.violated("order", &format!("{shard} {seqno} came after {told}"));
+            self.violated("order", shard, &format!("{seqno} came after {told}"));
         }
         if seqno > ledger.head(shard) || *diff != ledger.diff(shard, seqno) {
-            let what = format!("{shard} {seqno} is not what was committed");
-            self.violated("opaque", &what);
+            let what = format!("{seqno} is not what was committed");
+            self.violated("opaque", shard, &what);
         }
         match self.own.sessions.get(&(shard, seqno)) {
             Some(pushed_in) if *pushed_in == session => {
-                self.violated("no_echo", &format!("{shard} {seqno} came back"));
+                self.violated("no_echo", shard, &format!("{seqno} came back"));
             }
             Some(_) => self.late_echoes += 1,
             None => {}
