@@ -113,7 +113,7 @@ async fn rounds(
         faults.mend(world);
         world.converge(tally).await;
         world.measure(tally).await;
-        tally.print_round();
+        tally.print_round(world);
         if Instant::now() >= until {
             return world.end(tally).await;
         }

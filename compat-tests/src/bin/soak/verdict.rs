@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::Duration;
 
 use persist_pubsub_compat_tests::hole::Hole;
+use persist_pubsub_compat_tests::v1_process::V1Process;
 
 use crate::world::{MEMORY_MIB, World};
 
@@ -93,12 +95,15 @@ impl Tally {
         }
     }
 
-    pub(crate) fn print_round(&self) {
+    pub(crate) fn print_round(&self, world: &World) {
+        let of_process =
+            |process: &Arc<V1Process>| process.account().violations.into_values().sum::<u64>();
+        let of_processes: u64 = world.v1.iter().map(of_process).sum();
         println!(
             "round {}: {} faults, {} violations, {} MiB at most",
             self.rounds,
             self.faults.values().sum::<u64>(),
-            self.violations.values().sum::<u64>(),
+            self.violations.values().sum::<u64>() + of_processes,
             self.most_mib
         );
     }
