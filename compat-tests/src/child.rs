@@ -172,6 +172,19 @@ impl Child {
         self.folder.read_log()
     }
 
+    /// Memory that it has in use, in KiB.
+    ///
+    /// # Errors
+    /// There is no `/proc`, or the process has ended.
+    pub fn resident_kib(&self) -> std::io::Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.addresses.pid))?;
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+            .ok_or_else(|| std::io::Error::other("no VmRSS in /proc"))
+    }
+
     /// Sends SIGTERM, the polite request to end. Follow with [`Child::wait`].
     ///
     /// # Errors
@@ -261,7 +274,7 @@ impl Addresses {
 }
 
 /// The server's binary: `PERSIST_PUBSUB_BIN`, or the one beside the test
-/// executable, which is built first where it is missing or out of date.
+/// executable or this program, which is built first where it is missing or out of date.
 async fn binary() -> Result<PathBuf, ChildError> {
     static BINARY: tokio::sync::OnceCell<PathBuf> = tokio::sync::OnceCell::const_new();
     if let Some(path) = std::env::var_os("PERSIST_PUBSUB_BIN") {
@@ -271,9 +284,13 @@ async fn binary() -> Result<PathBuf, ChildError> {
 }
 
 async fn beside_the_test() -> Result<PathBuf, ChildError> {
-    // target/<profile>/deps/<this test>
-    let test = std::env::current_exe().map_err(io("the test's own path"))?;
-    let profile = test.ancestors().nth(2).unwrap_or(Path::new("."));
+    // target/<profile>/deps/<this test>, or target/<profile>/<this program>
+    let this = std::env::current_exe().map_err(io("the test's own path"))?;
+    let profile = this
+        .ancestors()
+        .skip(1)
+        .find(|folder| !folder.ends_with("deps"))
+        .unwrap_or(Path::new("."));
     let binary = profile.join("persist-pubsub");
     let built = std::fs::metadata(&binary).and_then(|file| file.modified());
     if built.is_ok_and(|built| !sources().any(|source| is_newer(&source, built))) {

@@ -10,6 +10,11 @@
 //! | [`raw_connection`] | a connection below HTTP/2: it stops where it is told to |
 //! | [`v0_reader`] | the model of a deployed v0 reader, and one at work |
 //! | [`store`] | the model of the consensus store: which seqnos are committed |
+//! | [`ledger`] | a store with one appender at a time, which knows when each diff was committed |
+//! | [`v1_process`], [`v0_process`] | the models of whole processes: a state cache over the store, and what pubsub made of it |
+//! | [`hole`] | how far a process was behind |
+//! | [`proxy`] | a TCP proxy: it delays, stalls, trickles, cuts, and leads to another server |
+//! | [`histogram`] | latencies, printed |
 //! | [`marker`] | tells when a server has taken what was sent, where v0 has no answer |
 //! | [`mutation`] | a change of the code that has to break a promise's test |
 //! | [`replay`] | plays a recording to a server over v0 |
@@ -31,9 +36,13 @@ pub mod bystanders;
 pub mod child;
 pub mod fuzz;
 pub mod grpcurl;
+pub mod histogram;
+pub mod hole;
+pub mod ledger;
 pub mod marker;
 pub mod mutation;
 pub mod operator;
+pub mod proxy;
 pub mod raw_call;
 pub mod raw_connection;
 pub mod recording;
@@ -42,8 +51,10 @@ pub mod simulation;
 pub mod store;
 pub mod tools;
 pub mod v0_peer;
+pub mod v0_process;
 pub mod v0_reader;
 pub mod v1_peer;
+pub mod v1_process;
 pub mod wait;
 pub mod watched;
 pub mod witness;

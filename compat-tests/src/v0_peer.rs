@@ -25,6 +25,15 @@ use persist_pubsub_server::recording::raw_codec::RawCodec;
 /// that is told to send feels the server's flow control.
 const OUTGOING_MESSAGES: usize = 64;
 
+/// HTTP/2 pings of a client.
+#[derive(Clone, Copy, Debug)]
+pub struct KeepAlive {
+    /// How often.
+    pub interval: Duration,
+    /// How long the answer may take.
+    pub timeout: Duration,
+}
+
 /// A connection of a v0 client: one TCP connection with one stream.
 #[derive(Debug)]
 pub struct Peer {
@@ -94,11 +103,24 @@ impl Peer {
     /// # Errors
     /// No connection, or the call is refused.
     pub async fn connect(url: &str, caller_id: &str) -> Result<Self, PeerError> {
+        Self::connect_alive(url, caller_id, None).await
+    }
+
+    /// As [`Peer::connect`], with HTTP/2 pings: without them a connection
+    /// that died without a word is never noticed.
+    ///
+    /// # Errors
+    /// As [`Peer::connect`].
+    pub async fn connect_alive(
+        url: &str,
+        caller_id: &str,
+        keep_alive: Option<KeepAlive>,
+    ) -> Result<Self, PeerError> {
         let mut metadata = MetadataMap::new();
         let caller_id = AsciiMetadataValue::try_from(caller_id)
             .map_err(|e| PeerError::Invalid(format!("caller id {caller_id:?}: {e}")))?;
         metadata.insert(v0::CALLER_ID, caller_id);
-        Self::connect_with(url, metadata).await
+        Self::open(url, metadata, keep_alive).await
     }
 
     /// Connects with any request metadata, or none.
@@ -106,9 +128,22 @@ impl Peer {
     /// # Errors
     /// As [`Peer::connect`].
     pub async fn connect_with(url: &str, metadata: MetadataMap) -> Result<Self, PeerError> {
-        let endpoint = Endpoint::from_shared(url.to_owned())
+        Self::open(url, metadata, None).await
+    }
+
+    async fn open(
+        url: &str,
+        metadata: MetadataMap,
+        keep_alive: Option<KeepAlive>,
+    ) -> Result<Self, PeerError> {
+        let mut endpoint = Endpoint::from_shared(url.to_owned())
             .map_err(|e| PeerError::Invalid(format!("{url:?}: {e}")))?
             .tcp_nodelay(true);
+        if let Some(KeepAlive { interval, timeout }) = keep_alive {
+            endpoint = endpoint
+                .http2_keep_alive_interval(interval)
+                .keep_alive_timeout(timeout);
+        }
         let channel: Channel =
             within(&format!("a connection to {url}"), endpoint.connect()).await??;
         let mut client = tonic::client::Grpc::new(channel)

@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::time::Duration;
 
 mod admin;
 mod bad_input_stream;
@@ -16,7 +17,9 @@ mod contended;
 mod draining;
 mod floods;
 mod foreign;
+mod frozen;
 mod fuzzing;
+mod half_open;
 mod isolation;
 mod leaving;
 mod liveness;
@@ -25,20 +28,45 @@ mod mixed;
 mod mutations;
 mod poison;
 mod promises;
+mod proxying;
 mod recordings;
+mod replacing;
 mod replaying;
+mod restarting;
 mod resume;
+mod rough_network;
 mod simulation;
+mod stalled_reader;
 mod starting;
 mod watching;
 
+use persist_pubsub_client::Config;
 use persist_pubsub_compat_tests::child::{Child, ChildError};
+use persist_pubsub_proto::ShardId;
 
 /// A server with further flags. It asks for no heartbeats while a test lasts:
 /// scripted peers send none by themselves.
 async fn server(flags: &[&str]) -> Result<Child, ChildError> {
     let quiet = ["--heartbeat-interval=1h"];
     Child::start(&[&quiet, flags].concat()).await
+}
+
+/// How the client of a [`V1Process`] is set up. It is quick to come back: the
+/// server of a test is away for a moment.
+///
+/// [`V1Process`]: persist_pubsub_compat_tests::v1_process::V1Process
+fn quick_client(url: &str) -> Result<Config, Failure> {
+    Ok(Config::new(url)?.backoff(Duration::from_millis(20), Duration::from_millis(200))?)
+}
+
+/// So many shards, all of one test.
+fn shards(test: u8, count: u64) -> Vec<ShardId> {
+    let shard = |n: u64| {
+        let mut bytes = [test; 16];
+        bytes[8..].copy_from_slice(&n.to_be_bytes());
+        ShardId::new(bytes)
+    };
+    (0..count).map(shard).collect()
 }
 
 /// How a test ends that could not get to its assertions.

@@ -29,9 +29,9 @@ struct Audience {
 }
 
 impl Audience {
-    /// Subscribes readers, plays the recording to the server at `url`, and
-    /// returns when the server has taken all of it.
-    async fn attend(url: &str, recording: &Recording) -> Result<Self, Failure> {
+    /// Subscribes readers at `url`, plays the recording to the same server at
+    /// `writers`, and returns when the server has taken all of it.
+    async fn attend(url: &str, writers: &str, recording: &Recording) -> Result<Self, Failure> {
         let store = Store::default();
         let heads = recording.last_seqnos();
         let probe = Peer::connect(url, "probe").await?;
@@ -49,7 +49,13 @@ impl Audience {
         // that were recorded happen for certain.
         let (joined_at, played) = tokio::join!(
             join_in_the_middle(&late, &heads, &store),
-            replay(recording, url, Speed::Times(1.0), Inversions::Kept, &store),
+            replay(
+                recording,
+                writers,
+                Speed::Times(1.0),
+                Inversions::Kept,
+                &store
+            ),
         );
         played?;
         Ok(Self {
@@ -104,9 +110,14 @@ fn assert_unbroken(model: &Model, recording: &Recording, began: impl Fn(ShardId)
     }
 }
 
-/// What a server owes v0 readers. For any server, by its URL.
-async fn every_reader_gets_an_unbroken_run(url: &str, recording: &Recording) -> Verdict {
-    let audience = Audience::attend(url, recording).await?;
+/// What a server owes v0 readers. For any server, by its URL, and by the one
+/// at which the writers find it.
+pub(crate) async fn every_reader_gets_an_unbroken_run(
+    url: &str,
+    writers: &str,
+    recording: &Recording,
+) -> Verdict {
+    let audience = Audience::attend(url, writers, recording).await?;
     let heads = recording.last_seqnos();
     for reader in audience.readers() {
         reader.reach(&heads).await?;
@@ -127,7 +138,7 @@ async fn every_reader_gets_an_unbroken_run(url: &str, recording: &Recording) -> 
 /// does it.
 async fn a_broadcaster_breaks_the_run(recording: &Recording) -> Verdict {
     let server = Broadcaster::start(10_000).await?;
-    let audience = Audience::attend(&server.url(), recording).await?;
+    let audience = Audience::attend(&server.url(), &server.url(), recording).await?;
     let last = Peer::connect(&server.url(), "last").await?;
     let overtaken = recording.inversions().len();
     for reader in &audience.from_the_start {
@@ -159,7 +170,7 @@ async fn v0_readers_of_contended_shards_discard_nothing_early() -> Verdict {
     .await?;
     let url = server.url();
     let (service, broadcaster) = tokio::join!(
-        every_reader_gets_an_unbroken_run(&url, &recording),
+        every_reader_gets_an_unbroken_run(&url, &url, &recording),
         a_broadcaster_breaks_the_run(&recording),
     );
     service?;

@@ -25,16 +25,6 @@ const MEMORY_MIB: u64 = 120;
 /// For all of it, on a machine that is busy with other things.
 const WHOLE: Duration = Duration::from_secs(240);
 
-/// Memory that the server has in use.
-fn resident_mib(server: &Child) -> Result<u64, Failure> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", server.addresses().pid))?;
-    let kib = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
-    Ok(kib.ok_or("no VmRSS")? / 1024)
-}
-
 fn diff(seqno: u64) -> Bytes {
     let mut bytes = vec![0; BYTES];
     bytes[..8].copy_from_slice(&seqno.to_be_bytes());
@@ -78,7 +68,7 @@ async fn a_client_that_never_reads_is_alone_with_it() -> Verdict {
     };
     within_time("readers that read to have everything", WHOLE, flood).await??;
 
-    let memory = resident_mib(&server)?;
+    let memory = server.resident_kib()? / 1024;
     assert!(memory < MEMORY_MIB, "{memory} MiB");
     let held = operator.metric("persist_pubsub_log_bytes").await?;
     let bound = operator.metric("persist_pubsub_log_bytes_limit").await?;
@@ -136,7 +126,7 @@ async fn answers_are_bounded(
     })
     .await?;
     bystanders.are_served().await?;
-    let memory = resident_mib(server)?;
+    let memory = server.resident_kib()? / 1024;
     assert!(memory < MEMORY_MIB, "{memory} MiB");
     flood.abort();
     Ok(())

@@ -19,21 +19,14 @@ const DIFFS: u64 = 10_000;
 const DIFF_BYTES: usize = 900;
 
 /// The server's resident memory, and what it was when last read.
-struct Meter {
-    pid: u32,
+struct Meter<'a> {
+    server: &'a Child,
     last: u64,
 }
 
-impl Meter {
+impl Meter<'_> {
     fn read(&mut self, what: &str, of: u64) -> Result<(), Failure> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid))?;
-        let kib: u64 = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .and_then(|rest| rest.trim().strip_suffix(" kB"))
-            .ok_or("no VmRSS in /proc")?
-            .trim()
-            .parse()?;
+        let kib = self.server.resident_kib()?;
         let grown = kib.cast_signed() - self.last.cast_signed();
         let each = grown * 1024 / of.max(1).cast_signed();
         println!("{what:<36} {kib:>8} KiB  {grown:>+8} KiB  {each:>7} bytes each");
@@ -48,7 +41,7 @@ async fn main() -> Result<(), Failure> {
     let operator = Operator::connect(&server).await?;
     let url = server.url();
     let mut meter = Meter {
-        pid: server.addresses().pid,
+        server: &server,
         last: 0,
     };
     meter.read("idle", 1)?;
