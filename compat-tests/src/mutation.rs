@@ -4,7 +4,7 @@
 //! ```text
 //! promise: order
 //! file: server/src/topic/cursor.rs
-//! test: persist-pubsub-compat-tests promises::order
+//! test: promises::order
 //! --- before
 //! text that stands in the file exactly once
 //! --- after
@@ -24,8 +24,8 @@ pub struct Mutation {
     pub promise: String,
     /// The file that it changes, from the workspace's folder on.
     pub file: PathBuf,
-    /// The package and the filter of the tests that have to fail.
-    pub test: (String, String),
+    /// The test of this crate that has to fail.
+    pub test: String,
     before: String,
     after: String,
 }
@@ -79,9 +79,6 @@ impl Mutation {
             .split_once("--- after\n")
             .ok_or_else(|| malformed("no `--- after`"))?;
         let field = |key: &str| head.lines().find_map(|line| line.strip_prefix(key));
-        let test = field("test: ").and_then(|test| test.split_once(' '));
-        let (package, filter) =
-            test.ok_or_else(|| malformed("`test:` names a package and a test"))?;
         Ok(Self {
             name: name.to_owned(),
             promise: field("promise: ")
@@ -90,7 +87,9 @@ impl Mutation {
             file: field("file: ")
                 .ok_or_else(|| malformed("no `file:`"))?
                 .into(),
-            test: (package.to_owned(), filter.to_owned()),
+            test: field("test: ")
+                .ok_or_else(|| malformed("no `test:`"))?
+                .to_owned(),
             // The last line's end is the file's, not the text's.
             before: before.strip_suffix('\n').unwrap_or(before).to_owned(),
             after: after.strip_suffix('\n').unwrap_or(after).to_owned(),

@@ -2,12 +2,23 @@
 //! what it was waiting for.
 
 use std::future::Future;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// How long a test waits for what should come at once. Long, because a
 /// loaded machine stalls a process for seconds; it is never waited out when
 /// all is well.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// [`PATIENCE`], or the seconds that `PATIENCE_SECONDS` says: less where tests
+/// are to fail, as under `mutants.sh`.
+fn patience() -> Duration {
+    static SECONDS: OnceLock<Option<u64>> = OnceLock::new();
+    let read = || std::env::var("PATIENCE_SECONDS").ok()?.parse().ok();
+    SECONDS
+        .get_or_init(read)
+        .map_or(PATIENCE, Duration::from_secs)
+}
 
 /// How often [`until`] looks.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -35,7 +46,7 @@ impl TimedOut {
 /// # Errors
 /// [`TimedOut`] with `what`, a noun phrase: "the first diff of shard A".
 pub async fn within<F: Future>(what: &str, future: F) -> Result<F::Output, TimedOut> {
-    within_time(what, PATIENCE, future).await
+    within_time(what, patience(), future).await
 }
 
 /// Looks again and again, for at most [`PATIENCE`], until there is something

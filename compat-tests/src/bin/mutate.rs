@@ -12,13 +12,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["list"] => {
             for m in all {
-                let (package, test) = &m.test;
-                println!(
-                    "{}\t{}\t{}\t{package}\t{test}",
-                    m.promise,
-                    m.name,
-                    m.file.display()
-                );
+                println!("{}	{}	{}", m.promise, m.name, m.test);
             }
             Ok(())
         }
