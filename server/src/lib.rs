@@ -43,6 +43,7 @@ mod service;
 mod session;
 mod topic;
 mod units;
+mod unwatched;
 
 pub use clock::Clock;
 pub use drain::{DrainOutcome, DrainState};

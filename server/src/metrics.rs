@@ -53,6 +53,7 @@ pub(crate) struct TopicMetrics {
     pub(crate) evicted_shard: IntCounter,
     pub(crate) evicted_total: IntCounter,
     pub(crate) evicted_age: IntCounter,
+    pub(crate) evicted_shards: IntCounter,
 }
 
 impl TopicMetrics {
@@ -60,7 +61,7 @@ impl TopicMetrics {
         let evicted = counters(
             registry,
             "persist_pubsub_log_evictions_total",
-            "Diffs that left a log, by the bound that made them: shard (--log-entries-per-shard, --log-bytes-per-shard), total (--log-bytes-total), age (--log-age).",
+            "Diffs that left a log, by the bound that made them: shard (--log-entries-per-shard, --log-bytes-per-shard), total (--log-bytes-total), age (--log-age), shards (--max-shards: the shard had no subscriber, and room was needed for others).",
             &["bound"],
         )?;
         Ok(Self {
@@ -102,11 +103,12 @@ impl TopicMetrics {
             shards_refused: counter(
                 registry,
                 "persist_pubsub_shards_refused_total",
-                "Messages refused because there are too many shards (--max-shards).",
+                "Messages refused because there are too many shards with subscribers (--max-shards).",
             )?,
             evicted_shard: evicted.with_label_values(&["shard"]),
             evicted_total: evicted.with_label_values(&["total"]),
             evicted_age: evicted.with_label_values(&["age"]),
+            evicted_shards: evicted.with_label_values(&["shards"]),
         })
     }
 }

@@ -18,11 +18,16 @@ use crate::mailbox::Mailbox;
 use crate::metrics::TopicMetrics;
 use crate::retention::{Retention, TopicKey};
 use crate::session::SessionId;
-use crate::topic::{Closed, Joined, Published, Start, Topic, TopicLimits, Verdict};
+use crate::topic::{Closed, Joined, Left, Published, Start, Topic, TopicLimits, Verdict};
+use crate::unwatched::Unwatched;
 
 /// By how much more than the oldest entry an eviction for bytes takes from a
 /// log, so that a busy log is not visited for each of its entries.
 const RELIEF_QUANTUM: Duration = Duration::from_millis(10);
+
+/// Topics looked at to make room for one: the first is the one, unless other
+/// threads come and go at the same moment.
+const ROOM_LOOKS: usize = 8;
 
 /// Bounds of the registry as a whole; those of each topic are in
 /// [`TopicLimits`].
@@ -46,6 +51,7 @@ pub(crate) struct Registry {
     count: AtomicUsize,
     environments: Arc<Environments>,
     retention: Retention,
+    unwatched: Unwatched,
     limits: RegistryLimits,
     metrics: TopicMetrics,
     happenings: broadcast::Sender<Happening>,
@@ -74,6 +80,7 @@ impl Registry {
             count: AtomicUsize::new(0),
             environments: Arc::default(),
             retention: Retention::new(limits.log_bytes_total),
+            unwatched: Unwatched::default(),
             limits,
             metrics,
             // A watcher further behind than this loses events, and is told.
@@ -120,23 +127,30 @@ impl Registry {
         }
     }
 
-    /// The topic of a shard, made if need be. Fails when there are too many.
+    /// The topic of a shard, made if need be. When there are too many, that goes
+    /// which has been without a subscriber for the longest: what a flood
+    /// publishes to shards of its own keeps no room from who subscribes. A
+    /// reader who comes back to what went is told that nothing is known, as
+    /// after a restart. Fails when all have subscribers.
     fn topic(&self, environment: &Arc<Environment>, shard: ShardId) -> Result<Arc<Topic>, Refusal> {
         let key = (environment.id(), shard);
         if let Some(topic) = self.topics.get(&key) {
             return Ok(Arc::clone(&topic));
+        }
+        if self.is_full() {
+            self.make_room();
         }
         match self.topics.entry(key) {
             MapEntry::Occupied(topic) => Ok(Arc::clone(topic.get())),
             MapEntry::Vacant(vacant) => {
                 // Counted under this entry's lock alone: as many makers as
                 // there are threads may pass the bound together.
-                if self.count.load(Ordering::Relaxed) >= self.limits.max_topics {
+                if self.is_full() {
                     self.metrics.shards_refused.inc();
                     return Err(Refusal::new(
                         RefusalCode::TooManyTopics,
                         format!(
-                            "the server holds {} shards already (--max-shards)",
+                            "the server holds {} shards with subscribers already (--max-shards)",
                             self.limits.max_topics
                         ),
                     )
@@ -152,16 +166,50 @@ impl Registry {
         }
     }
 
+    fn is_full(&self) -> bool {
+        self.count.load(Ordering::Relaxed) >= self.limits.max_topics
+    }
+
+    /// Lets go of one topic that has no subscriber, if there is one.
+    fn make_room(&self) {
+        for _ in 0..ROOM_LOOKS {
+            let Some(key) = self.unwatched.pop() else {
+                return;
+            };
+            let gone = self
+                .topics
+                .remove_if(&key, |_, topic| topic.close_if_unwatched());
+            if let Some((_, topic)) = gone {
+                self.forgotten(&topic);
+                return;
+            }
+            // It has just found a subscriber; who may have gone again.
+            if let Some(topic) = self.topics.get(&key).map(|t| Arc::clone(&t)) {
+                self.unwatched.list(&topic);
+            }
+        }
+    }
+
+    /// A topic was closed, and is not in the map any more.
+    fn forgotten(&self, topic: &Topic) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        self.unwatched.forget(topic);
+        let (entries, bytes, age) = topic.empty();
+        self.metrics.evicted_shards.inc_by(entries as u64);
+        self.retention
+            .grew(-isize::try_from(bytes).unwrap_or(isize::MAX));
+        if let Some(age) = age {
+            self.retention.leave(age, topic.key());
+        }
+    }
+
     /// Lets go of a topic that nobody needs.
     fn forget_idle(&self, key: &TopicKey) {
         // The order of locks is map, then topic: nobody asks the map for
         // anything while holding a topic's lock.
-        if self
-            .topics
-            .remove_if(key, |_, topic| topic.close_if_idle())
-            .is_some()
-        {
-            self.count.fetch_sub(1, Ordering::Relaxed);
+        let idle = |_: &TopicKey, topic: &Arc<Topic>| topic.close_if_idle();
+        if let Some((_, topic)) = self.topics.remove_if(key, idle) {
+            self.forgotten(&topic);
         }
     }
 
@@ -207,6 +255,9 @@ impl Registry {
             }
         };
         self.account(&topic, &published);
+        if published.unwatched {
+            self.unwatched.list(&topic);
+        }
         let verdict = published.verdict;
         if let Some(deadline) = published.arm {
             self.release_at(topic, deadline);
@@ -245,8 +296,7 @@ impl Registry {
             metrics.evicted_shard.inc_by(published.evicted as u64);
         }
         if let Some(age) = published.age {
-            self.retention
-                .enter(age, (topic.environment.id(), topic.shard));
+            self.retention.enter(age, topic.key());
         }
         self.grew(published.grown);
     }
@@ -307,6 +357,7 @@ impl Registry {
             // A topic closed between the look-up and its lock is looked up
             // again: the subscription is never left with the dead one.
             if let Ok(joined) = topic.subscribe(mailbox, slot, start, now, &self.limits.topic) {
+                self.unwatched.watched(&topic);
                 self.happened(|| Happening {
                     environment: Arc::clone(environment),
                     shard,
@@ -323,8 +374,10 @@ impl Registry {
 
     /// Gives a subscription back.
     pub(crate) fn unsubscribe(&self, topic: &Topic, index: u32, session: SessionId) {
-        if topic.unsubscribe(index) {
-            self.forget_idle(&(topic.environment.id(), topic.shard));
+        match topic.unsubscribe(index) {
+            Left::Watched => {}
+            Left::Unwatched => self.unwatched.list(topic),
+            Left::Idle => self.forget_idle(&topic.key()),
         }
         self.happened(|| Happening {
             environment: Arc::clone(&topic.environment),
@@ -365,7 +418,7 @@ impl Registry {
     pub(crate) fn check_empty(&self) {
         self.evict_older(Instant::now() + Duration::from_secs(10_000));
         assert_eq!((self.retention.balance(), self.topics()), (0, 0));
-        assert_eq!(self.topics.len(), 0);
+        assert_eq!((self.topics.len(), self.unwatched.len()), (0, 0));
         assert_eq!(self.retention.pop_oldest(), None);
     }
 

@@ -45,6 +45,11 @@ impl Retention {
         self.ages().insert((at, key));
     }
 
+    /// Takes out a topic that is gone.
+    pub(crate) fn leave(&self, at: Instant, key: TopicKey) {
+        self.ages().remove(&(at, key));
+    }
+
     /// Takes out the topic of the oldest entry, if that came before `before`.
     pub(crate) fn pop(&self, before: Instant) -> Option<(Instant, TopicKey)> {
         let mut ages = self.ages();

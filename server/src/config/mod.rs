@@ -89,7 +89,7 @@ pub struct Config {
     /// How long a diff is kept
     #[arg(help_heading = "Log", long, value_name = "DURATION", value_parser = duration, env = "PERSIST_PUBSUB_LOG_AGE", default_value = "60s")]
     pub log_age: Duration,
-    /// Shards held: those with subscribers or recent diffs
+    /// Shards held: those with subscribers or recent diffs; with more, what nobody subscribes to goes first
     #[arg(
         help_heading = "Log",
         long,

@@ -96,10 +96,83 @@ async fn there_are_at_most_so_many_topics() {
         let shard = ShardId::new([n; 16]);
         registry.publish(&environment, publication(shard, 1, 10), 1, None, now)
     };
+    let mailbox = Arc::<Mailbox>::default();
+    let subscribe = |n| {
+        let shard = ShardId::new([n; 16]);
+        registry.subscribe(&environment, shard, who(&mailbox, 0, 2), Start::Now, now)
+    };
+    let held = || {
+        let mut held = Vec::new();
+        registry.for_each(|topic| held.push(topic.shard.as_bytes()[0]));
+        held.sort_unstable();
+        held
+    };
+    // Those go that nobody is subscribed to, the oldest first.
     assert!(publish(1).is_ok() && publish(2).is_ok() && publish(1).is_ok());
-    assert_eq!(publish(3).unwrap_err().code, RefusalCode::TooManyTopics);
-    registry.evict_older(far());
     assert!(publish(3).is_ok());
+    assert_eq!(held(), [2, 3]);
+    let third = subscribe(3).unwrap();
+    assert!(publish(4).is_ok());
+    assert_eq!(held(), [3, 4]);
+    let fifth = subscribe(5).unwrap();
+    assert_eq!((held(), fifth.joined.head), (vec![3, 5], None));
+    assert_eq!(third.joined.head, Some(1));
+    // With subscribers they stay; and one that loses its last may go.
+    assert_eq!(publish(6).unwrap_err().code, RefusalCode::TooManyTopics);
+    assert_eq!(subscribe(6).unwrap_err().code, RefusalCode::TooManyTopics);
+    registry.unsubscribe(&third.topic, third.joined.index, 2);
+    assert_eq!(held(), [3, 5], "with what was published");
+    let sixth = subscribe(6).unwrap();
+    assert_eq!(held(), [5, 6]);
+    for gone in [fifth, sixth] {
+        registry.unsubscribe(&gone.topic, gone.joined.index, 2);
+    }
+    registry.check_empty();
+}
+
+/// More shards are published to than may be held: nothing of those that went is
+/// left, and who subscribes meanwhile hears what comes from then on.
+#[tokio::test]
+async fn floods_of_shards_keep_nobody_from_subscribing() {
+    let config = Config {
+        max_shards: 10,
+        ..Config::default()
+    };
+    let registry = registry(&config);
+    let environment = registry.environment("test");
+    let now = Instant::now();
+    let publish = |shard, seqno| {
+        let publication = publication(shard, seqno, 10);
+        registry.publish(&environment, publication, 1, None, now)
+    };
+    let mut subscribed = Vec::new();
+    for n in 0..1_000_u64 {
+        let flood = ShardId::new((u128::from(n) << 8).to_be_bytes());
+        publish(flood, n).unwrap();
+        if n % 100 == 50 {
+            let shard = ShardId::new([n as u8; 16]);
+            let mailbox = Arc::<Mailbox>::default();
+            let who = who(&mailbox, 0, 2);
+            let got = registry.subscribe(&environment, shard, who, Start::Now, now);
+            subscribed.push((got.unwrap(), mailbox));
+        }
+        assert!(registry.topics() <= 10);
+        if subscribed.len() == 9 {
+            break;
+        }
+    }
+    assert_eq!(subscribed.len(), 9);
+    for (subscribed, mailbox) in &subscribed {
+        assert_eq!(
+            publish(subscribed.topic.shard, 7).unwrap(),
+            Verdict::InOrder
+        );
+        assert_eq!(mailbox.waiting().0, 1);
+    }
+    for (gone, _) in subscribed {
+        registry.unsubscribe(&gone.topic, gone.joined.index, 2);
+    }
+    registry.check_empty();
 }
 
 #[tokio::test]
@@ -175,6 +248,9 @@ async fn no_subscription_is_lost_to_a_closed_topic() {
         log_bytes_total: 1 << 20,
         log_bytes_per_shard: 1 << 20,
         max_diff_bytes: 1 << 16,
+        // Few enough that what the noise publishes makes room for itself, and
+        // enough for what all threads have under way.
+        max_shards: 8,
         ..Config::default()
     };
     let registry = registry(&config);
@@ -200,10 +276,12 @@ async fn no_subscription_is_lost_to_a_closed_topic() {
                     .unwrap();
                 registry.unsubscribe(&topic, joined.index, seed);
                 if round.is_multiple_of(16) {
-                    let hole = publication(shards[2], rng.u64(1..30), 100);
-                    registry
-                        .publish(&environment, hole, seed, None, now)
-                        .unwrap();
+                    for shard in [shards[2], ShardId::new([rng.u8(9..99); 16])] {
+                        let hole = publication(shard, rng.u64(1..30), 100);
+                        registry
+                            .publish(&environment, hole, seed, None, now)
+                            .unwrap();
+                    }
                     registry.evict_older(far());
                 }
             }

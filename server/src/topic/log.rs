@@ -261,5 +261,24 @@ mod tests {
             let expected: Vec<u64> = (lo..=lo + len).filter(|n| !set.contains(n)).collect();
             prop_assert_eq!(missing, expected);
         }
+
+        /// Nothing is lost by joining, no more is taken in than has to be, and
+        /// what stays apart is further apart than what was joined.
+        #[test]
+        fn joined_ranges_hold_all_and_are_few(at in prop::collection::btree_set(0_u64..200, 1..40), most in 0_usize..12) {
+            let mut ranges = Ranges::default();
+            at.iter().for_each(|&n| ranges.add(n, n));
+            let before: Vec<_> = ranges.iter().collect();
+            ranges.join_nearest(most);
+            let after: Vec<_> = ranges.iter().collect();
+            prop_assert_eq!(after.len(), before.len().min(most.max(1)));
+            prop_assert!(at.iter().all(|&n| ranges.contains(n)));
+            let ends = |ranges: &[(u64, u64)]| (ranges.first().map(|r| r.0), ranges.last().map(|r| r.1));
+            prop_assert_eq!(ends(&before), ends(&after));
+            let apart = |r: &[(u64, u64)]| r[1].0 - r[0].1;
+            let kept = after.windows(2).map(apart).min();
+            let joined = before.windows(2).filter(|r| ranges.contains(r[0].1 + 1)).map(apart).max();
+            prop_assert!(kept.is_none_or(|kept| joined.is_none_or(|joined| joined <= kept)));
+        }
     }
 }

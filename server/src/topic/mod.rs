@@ -27,7 +27,9 @@ pub(crate) use own::Own;
 use crate::environment::Environment;
 use crate::frame::Diff;
 use crate::mailbox::Mailbox;
+use crate::retention::TopicKey;
 use crate::session::SessionId;
+use crate::unwatched::Ticket;
 use order::Order;
 use rate::Rate;
 use subscribers::Subscribers;
@@ -37,6 +39,8 @@ use subscribers::Subscribers;
 pub(crate) struct Topic {
     pub(crate) environment: Arc<Environment>,
     pub(crate) shard: ShardId,
+    /// Its place among the topics without subscribers.
+    pub(crate) ticket: Ticket,
     state: Mutex<State>,
 }
 
@@ -50,8 +54,8 @@ struct State {
     closed: bool,
     /// A timer will call `release_due`.
     timer: bool,
-    /// The retention knows of this topic's log.
-    aging: bool,
+    /// The age by which the retention knows of this topic's log.
+    aging: Option<Instant>,
 }
 
 /// The topic was closed: look the shard up again.
@@ -70,6 +74,19 @@ pub(crate) struct Published {
     pub(crate) arm: Option<Instant>,
     /// The caller enters the topic into the retention, with this age.
     pub(crate) age: Option<Instant>,
+    /// The topic has its first entry, and no subscriber.
+    pub(crate) unwatched: bool,
+}
+
+/// What a subscriber leaves behind that goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// Other subscribers.
+    Watched,
+    /// Entries.
+    Unwatched,
+    /// Nothing: the registry may let go of the topic.
+    Idle,
 }
 
 /// A subscription as the session holds it.
@@ -113,15 +130,20 @@ impl Topic {
         Self {
             environment,
             shard,
+            ticket: Ticket::default(),
             state: Mutex::new(State {
                 order: Order::new(),
                 subscribers: Subscribers::default(),
                 rate: Rate::default(),
                 closed: false,
                 timer: false,
-                aging: false,
+                aging: None,
             }),
         }
+    }
+
+    pub(crate) fn key(&self) -> TopicKey {
+        (self.environment.id(), self.shard)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -146,6 +168,7 @@ impl Topic {
         }
         let before = state.order.bytes();
         let released = state.order.released();
+        let unwatched = before == 0 && state.subscribers.len() == 0;
         state.rate.count(now);
         let verdict = state.order.accept(
             Entry {
@@ -176,18 +199,18 @@ impl Topic {
         }
         let evicted = state.evict(None, now, limits);
         let grown = signed(state.order.bytes()) - signed(before);
-        let age = if state.aging {
-            None
-        } else {
-            state.order.oldest_at()
+        let age = match state.aging {
+            Some(_) => None,
+            None => state.order.oldest_at(),
         };
-        state.aging |= age.is_some();
+        state.aging = state.aging.or(age);
         Ok(Published {
             verdict,
             grown,
             evicted,
             arm,
             age,
+            unwatched,
         })
     }
 
@@ -285,12 +308,15 @@ impl Topic {
         self.lock().order.head()
     }
 
-    /// Removes a subscriber. True: the topic is idle, and the registry may let
-    /// go of it.
-    pub(crate) fn unsubscribe(&self, index: u32) -> bool {
+    /// Removes a subscriber.
+    pub(crate) fn unsubscribe(&self, index: u32) -> Left {
         let mut state = self.lock();
         state.subscribers.remove(index);
-        state.idle()
+        match (state.subscribers.len(), state.idle()) {
+            (_, true) => Left::Idle,
+            (0, false) => Left::Unwatched,
+            _ => Left::Watched,
+        }
     }
 
     /// Reads on for one subscriber; see [`Cursor::read`].
@@ -325,7 +351,7 @@ impl Topic {
         let evicted = state.evict(Some(oldest), now, limits);
         let freed = before.saturating_sub(state.order.bytes());
         let age = state.order.oldest_at();
-        state.aging = age.is_some();
+        state.aging = age;
         (evicted, freed, age, state.idle())
     }
 
@@ -337,6 +363,25 @@ impl Topic {
         let mut state = self.lock();
         state.closed = state.closed || state.idle();
         state.closed
+    }
+
+    /// Closes the topic if nobody is subscribed to it, whatever it holds.
+    pub(crate) fn close_if_unwatched(&self) -> bool {
+        let mut state = self.lock();
+        state.closed = state.closed || state.subscribers.len() == 0;
+        state.closed
+    }
+
+    pub(crate) fn is_watched(&self) -> bool {
+        self.lock().subscribers.len() > 0
+    }
+
+    /// Gives back what a closed topic holds: how many entries, their bytes, and
+    /// the age by which the retention may know it.
+    pub(crate) fn empty(&self) -> (usize, usize, Option<Instant>) {
+        let mut state = self.lock();
+        let order = std::mem::replace(&mut state.order, Order::new());
+        (order.log.len(), order.bytes(), state.aging.take())
     }
 
     /// Where the unbroken run of diffs begins that ends with the newest entry.

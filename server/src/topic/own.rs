@@ -56,3 +56,49 @@ impl Own {
         self.unread.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own(unread: &[u64], doubted: &[u64]) -> Own {
+        let mut own = Own::default();
+        unread.iter().for_each(|&n| own.add(n));
+        doubted.iter().for_each(|&n| own.add_doubted(n));
+        own
+    }
+
+    #[test]
+    fn a_gap_is_cut_at_both_kinds() {
+        let own = own(&[3, 4, 8], &[6]);
+        let gaps: Vec<_> = own.gaps_within(1, 9).collect();
+        assert_eq!(gaps, [(1, 2), (5, 5), (7, 7), (9, 9)]);
+        assert_eq!(own.gaps_within(3, 4).count(), 0);
+        assert!(own.contains(6) && own.contains(8) && !own.contains(7));
+    }
+
+    #[test]
+    fn reading_past_forgets_what_is_in_the_run_alone() {
+        let mut own = own(&[3, 4, 8], &[2, 6]);
+        own.forget_below(4);
+        assert_eq!(own.len(), 2, "the range that ends at 4 is whole");
+        own.forget_below(9);
+        assert_eq!(own.len(), 0);
+        assert!(own.contains(2) && own.contains(6) && !own.is_empty());
+    }
+
+    #[test]
+    fn both_kinds_are_bounded() {
+        let mut own = own(&[], &(0..200).map(|n| n * 2).collect::<Vec<_>>());
+        assert_eq!(own.len(), 0, "what is doubted does not count");
+        let kept = (0..200).filter(|n| own.contains(n * 2)).count();
+        assert_eq!(kept, DOUBTED_RANGES);
+        assert!(own.contains(398), "the highest");
+        for n in 0..10 {
+            own.add(n * 2);
+        }
+        own.keep_highest(3);
+        assert_eq!(own.len(), 3);
+        assert!(own.contains(18) && !own.contains(12));
+    }
+}

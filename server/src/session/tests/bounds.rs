@@ -111,6 +111,44 @@ async fn a_client_that_does_not_read_its_answers_is_not_read() {
     r.session.room_to_answer().await;
 }
 
+/// A session that publishes and does not read is ended, rather than told of its
+/// own as a gap, or kept in mind without a bound: it comes back and resumes.
+#[tokio::test]
+async fn a_session_too_far_behind_its_own_is_ended() {
+    let bench = Bench::with(&Config {
+        max_own_ranges_per_session: 3,
+        ..Config::default()
+    });
+    let (p, r) = (bench.connect(Wire::V1), bench.connect(Wire::V1));
+    r.subscribe(A, Start::Now);
+    r.subscribe(B, Start::Now);
+    r.drain();
+    // In both shards together; what is read past does not count.
+    for shard in [A, B] {
+        for seqno in [1, 3] {
+            p.publish(shard, seqno);
+            r.publish(shard, seqno + 1);
+        }
+        assert!(!r.session.outbox().is_ending());
+        if shard == A {
+            assert_eq!(r.drain(), ["A1", "A3"]);
+        }
+    }
+    p.publish(B, 5);
+    r.publish(B, 6);
+    assert!(!r.session.outbox().is_ending(), "three ranges are kept");
+    p.publish(B, 7);
+    r.publish(B, 8);
+    assert_eq!(r.poll(), Ended("too_far_behind"));
+    drop(r);
+    // What it published is there for the others.
+    let late = bench.connect(Wire::V1);
+    late.subscribe(B, Start::After(6));
+    assert_eq!(late.drain(), ["subscribed", "B7", "B8"]);
+    drop((p, late));
+    bench.check_empty();
+}
+
 /// Regression: the lists of marks grew with every round.
 #[tokio::test]
 async fn subscribing_in_rounds_without_reading_grows_nothing() {

@@ -51,12 +51,27 @@ fn what_leads_to_nothing_marks_nobody() {
     assert_eq!(b.marks(), 1);
 }
 
+/// Where nothing was known, its own publication is what tells the subscriber
+/// that it has missed something.
+#[test]
+fn own_on_an_unknown_shard_is_a_mark_for_what_is_missing_before_it() {
+    let mut bench = Bench::new();
+    let mut b = bench.join(Wire::V1, 1, Start::After(5));
+    let mut c = bench.join(Wire::V1, 2, Start::Now);
+    bench.publish_own(&mut b, 10);
+    assert_eq!((b.marks(), bench.read(&mut b)), (1, vec![G(6, 9)]));
+    assert_eq!((c.marks(), bench.read(&mut c)), (1, vec![D(10)]));
+    // From then on it costs none.
+    bench.publish_own(&mut b, 11);
+    assert_eq!((b.marks(), c.marks()), (0, 1));
+}
+
 #[test]
 fn who_left_is_not_marked_and_its_place_is_taken_again() {
     let mut bench = Bench::new();
     let (a, b) = (bench.v1(), bench.v1());
     assert_eq!((a.index, b.index), (0, 1));
-    assert!(!bench.topic.unsubscribe(a.index), "b is there");
+    assert_eq!(bench.topic.unsubscribe(a.index), Left::Watched);
     bench.publish(1);
     assert_eq!((a.marks(), b.marks()), (0, 1));
     let mut c = bench.v1();
@@ -82,7 +97,7 @@ fn a_topic_is_closed_when_nobody_needs_it_and_then_takes_nothing() {
     let a = bench.v1();
     assert!(!bench.topic.close_if_idle(), "it has a subscriber");
     bench.publish(1);
-    assert!(!bench.topic.unsubscribe(a.index), "it has a diff");
+    assert_eq!(bench.topic.unsubscribe(a.index), Left::Unwatched);
     assert!(!bench.topic.close_if_idle());
     bench.pass(ms(1));
     bench.age(ms(0));
