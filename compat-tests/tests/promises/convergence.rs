@@ -22,6 +22,7 @@ async fn convergence() -> Verdict {
     for seed in 0..3 {
         last_ones(seed).await?;
     }
+    evicted_by_another().await?;
     restarted().await
 }
 
@@ -96,6 +97,37 @@ async fn last_ones(seed: u64) -> Result<(), Failure> {
     settle(&readers[..2]).await?;
     readers[2].read(true);
     settle(&readers[2..]).await
+}
+
+/// What waits for a predecessor that never comes leaves with all that its shard
+/// has, because the logs together grew too large: long before its wait is over.
+async fn evicted_by_another() -> Verdict {
+    let mut config = config();
+    config.reorder_window = Duration::from_secs(10);
+    config.log_bytes_per_shard = 1 << 20;
+    config.log_bytes_total = 1 << 20;
+    config.max_diff_bytes = 64 * 1024;
+    let arena = Arena::open(config).await?;
+    let publisher = arena.session("publisher").await?;
+    let mut reader = arena.session("reader").await?;
+    let (shard, other) = (shard(0), shard(1));
+    reader.subscribe(&[(shard, Some(0))]).await?;
+    reader.answered().await?;
+    arena.commit(shard, 1..=3, 100);
+    arena.commit(shard, [10], 100);
+    for seqno in [1, 2, 3, 10] {
+        publisher.publish(shard, seqno).await?;
+    }
+    // It may evict what has been read alone.
+    reader
+        .until("what is in order", |w| w.heard().0 == 3)
+        .await?;
+    arena.commit(other, 1..=100, 20_000);
+    for seqno in 1..=100 {
+        publisher.publish(other, seqno).await?;
+    }
+    reader.settle().await?;
+    Ok(())
 }
 
 /// The server is killed under a publisher and a reader, over and over: each

@@ -8,56 +8,63 @@
 use super::super::{Failure, Verdict};
 use super::storm::{Arena, config, settle, shard};
 
-const DIFFS: u64 = 2_000;
+/// To each of two shards.
+const DIFFS: u64 = 1_000;
 const BYTES: usize = 8 * 1024;
 /// Under way at a time: the sessions that read keep up.
 const IN_FLIGHT: u64 = 100;
-const LOG_BYTES: usize = 4 << 20;
+const SHARD_BYTES: usize = 4 << 20;
+/// Less than the two shards' together.
+const TOTAL_BYTES: usize = 6 << 20;
 
 #[tokio::test]
 async fn isolation() -> Verdict {
     let mut config = config();
     // A loaded machine may stall the publishers against each other.
     config.reorder_window = std::time::Duration::from_secs(10);
-    config.log_bytes_per_shard = LOG_BYTES;
-    config.log_bytes_total = LOG_BYTES;
+    config.log_bytes_per_shard = SHARD_BYTES;
+    config.log_bytes_total = TOTAL_BYTES;
     config.max_diff_bytes = 64 * 1024;
     let arena = Arena::open(config).await?;
-    let shard = shard(0);
+    let shards = [shard(0), shard(1)];
     let publishers = arena.sessions("publisher", 2).await?;
     let mut readers = arena.sessions("reader", 3).await?;
     let mut stalled = arena.sessions("stalled", 3).await?;
     let mut dead = arena.sessions("dead", 2).await?;
     for session in readers.iter_mut().chain(&mut stalled).chain(&mut dead) {
-        session.subscribe(&[(shard, Some(0))]).await?;
+        session.subscribe(&shards.map(|s| (s, Some(0)))).await?;
         session.answered().await?;
     }
     // All of it is published in time for those that read to have every diff.
     stalled.iter().for_each(|session| session.read(false));
-    arena.commit(shard, 1..=DIFFS, BYTES);
-    for seqno in 1..=DIFFS {
-        let publisher = usize::from(seqno % 2 == 0);
-        publishers[publisher].publish(shard, seqno).await?;
-        if seqno == DIFFS / 2 {
-            dead.clear();
-        }
-        if seqno.is_multiple_of(IN_FLIGHT) {
-            for reader in &readers {
-                heard(reader, shard, seqno).await?;
+    // One shard after the other, so that each bound bites.
+    for (shard, bound) in shards.into_iter().zip([SHARD_BYTES, TOTAL_BYTES]) {
+        arena.commit(shard, 1..=DIFFS, BYTES);
+        for seqno in 1..=DIFFS {
+            let publisher = usize::from(seqno % 2 == 0);
+            publishers[publisher].publish(shard, seqno).await?;
+            if seqno == DIFFS / 2 {
+                dead.clear();
             }
-            let held = arena.metric("persist_pubsub_log_bytes");
-            assert!(held <= LOG_BYTES as f64, "{held} bytes");
+            if seqno.is_multiple_of(IN_FLIGHT) {
+                for reader in &readers {
+                    heard(reader, shard, seqno).await?;
+                }
+                let held = arena.metric("persist_pubsub_log_bytes");
+                assert!(held <= bound as f64, "{held} bytes");
+            }
         }
     }
     settle(&readers).await?;
+    let all = DIFFS * shards.len() as u64;
     for reader in &readers {
-        assert_eq!(reader.witness().heard(), (DIFFS, 0), "a reader lost diffs");
+        assert_eq!(reader.witness().heard(), (all, 0), "a reader lost diffs");
     }
     stalled.iter().for_each(|session| session.read(true));
     settle(&stalled).await?;
     for session in &stalled {
         let (diffs, gaps) = session.witness().heard();
-        assert!(gaps > 0 && diffs < DIFFS, "it was not stalled");
+        assert!(gaps > 0 && diffs < all, "it was not stalled");
     }
     Ok(())
 }
