@@ -324,6 +324,7 @@ async fn of_shards_that_are_published() -> Verdict {
         let answer = late.receiver().expect_subscribed("room for all").await?;
         taken += answer.shards.len();
     }
+    drop(late);
     let refused = flood
         .operator
         .metric("persist_pubsub_shards_refused_total")

@@ -1,4 +1,21 @@
 //! Runs of diffs too far from the others to be believed at once.
+//!
+//! A lie *within* `--max-seqno-jump` is not among them: it is let through past a
+//! hole, and the true diffs come below it, as late ones. They are told at once, and
+//! nobody is silenced: to v0 each is sent with the run from there on, to v1
+//! each is a gap. So a v1 reader has to fetch each of them, until the true run
+//! has come past the lie, by which time it is at most that many diffs. It is
+//! tempting to give the run back to the lower one when that goes on for
+//! `--jump-confirm` while the higher stands still. It is not done, because
+//! - a session that was sent the lie as a diff may be sent nothing below it as
+//!   a diff, by the promise of order: it would go on being told of gaps, and only
+//!   whoever subscribes later had a use of it;
+//! - an honest writer whose connection stalls looks the same. Another writer's
+//!   one diff is let through past the hole, and stands still while the backlog
+//!   arrives below it, for longer than any wait. To go back would forget a diff
+//!   that was committed, and lower the head that sessions were told, which to a
+//!   client means that the server has lost its memory: each would resync;
+//! - nothing but the store tells the two apart.
 
 use std::collections::VecDeque;
 
