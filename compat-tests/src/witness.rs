@@ -277,6 +277,13 @@ impl Witness {
         self.shards.get(&shard)?.told
     }
 
+    /// Whether it was told of a seqno, by a diff or a gap, or published it.
+    #[must_use]
+    pub fn knows(&self, shard: ShardId, seqno: u64) -> bool {
+        let seen = self.shards.get(&shard);
+        seen.is_some_and(|seen| seen.covered.contains(seqno))
+    }
+
     /// Whether a subscription stands, as far as the session knows.
     #[must_use]
     pub fn is_subscribed(&self, shard: ShardId) -> bool {

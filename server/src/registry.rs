@@ -181,6 +181,13 @@ impl Registry {
                 .remove_if(&key, |_, topic| topic.close_if_unwatched());
             if let Some((_, topic)) = gone {
                 self.forgotten(&topic);
+                let (entries, bytes, age) = topic.empty();
+                self.metrics.evicted_shards.inc_by(entries as u64);
+                self.retention
+                    .grew(-isize::try_from(bytes).unwrap_or(isize::MAX));
+                if let Some(age) = age {
+                    self.retention.leave(age, key);
+                }
                 return;
             }
             // It has just found a subscriber; who may have gone again.
@@ -194,13 +201,6 @@ impl Registry {
     fn forgotten(&self, topic: &Topic) {
         self.count.fetch_sub(1, Ordering::Relaxed);
         self.unwatched.forget(topic);
-        let (entries, bytes, age) = topic.empty();
-        self.metrics.evicted_shards.inc_by(entries as u64);
-        self.retention
-            .grew(-isize::try_from(bytes).unwrap_or(isize::MAX));
-        if let Some(age) = age {
-            self.retention.leave(age, topic.key());
-        }
     }
 
     /// Lets go of a topic that nobody needs.

@@ -4,6 +4,8 @@
 //! A push takes a short lock and goes to a bounded buffer, out of which the
 //! oldest fall; events wait in a bounded queue, and the network is not read while
 //! it is full.
+//!
+//! Mutations: `events-are-unbounded`, `pushes-are-unbounded`.
 
 use bytes::Bytes;
 use persist_pubsub_client::{Config as ClientConfig, Event, connect};
@@ -18,12 +20,11 @@ const BUFFER: usize = 256 * 1024;
 
 #[tokio::test]
 async fn advisory() -> Verdict {
-    // Nobody there: a port that was free a moment ago.
-    let gone = {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-        listener.local_addr()?
-    };
-    pushes_are_bounded(&format!("http://{gone}")).await?;
+    // Nobody there: a port that is taken, so that nobody else gets it, and on
+    // which nobody listens.
+    let gone = tokio::net::TcpSocket::new_v4()?;
+    gone.bind(([127, 0, 0, 1], 0).into())?;
+    pushes_are_bounded(&format!("http://{}", gone.local_addr()?)).await?;
     // Somebody who takes connections and never says a word.
     let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     pushes_are_bounded(&format!("http://{}", mute.local_addr()?)).await?;

@@ -6,12 +6,17 @@
 //! read; what waits for a predecessor, or is evicted while it waits, is let
 //! through; a client names what it has when it comes back, and announces what it
 //! may have lost.
+//!
+//! Mutations: `evicted-while-held-is-not-let-through`,
+//! `evicted-while-held-marks-nobody`, `own-that-releases-marks-not-itself`,
+//! `reading-keeps-its-mark`, `released-marks-nobody`.
 
 use std::time::Duration;
 
 use fastrand::Rng;
 use persist_pubsub_client::{Config as ClientConfig, Event, connect};
 use persist_pubsub_compat_tests::child::Child;
+use persist_pubsub_compat_tests::proxy::Proxy;
 use persist_pubsub_compat_tests::wait::within;
 
 use super::super::{Failure, Verdict};
@@ -133,12 +138,10 @@ async fn evicted_by_another() -> Verdict {
 /// The server is killed under a publisher and a reader, over and over: each
 /// time the reader learns how far the shard is.
 async fn restarted() -> Verdict {
-    let address = {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-        listener.local_addr()?
-    };
+    let mut server = Child::start::<&str>(&[]).await?;
+    let proxy = Proxy::start(server.addresses().listen).await?;
     let client = |name: &str| -> Result<_, Failure> {
-        let config = ClientConfig::new(&format!("http://{address}"))?
+        let config = ClientConfig::new(&proxy.url())?
             .client_name(name)
             .backoff(Duration::from_millis(10), Duration::from_millis(50))?;
         Ok(connect(config))
@@ -148,7 +151,6 @@ async fn restarted() -> Verdict {
     let _token = reader.subscribe_from(&shard(0), 0);
     let mut seqno = 0;
     for _ in 0..4 {
-        let server = Child::start(&[format!("--listen={address}")]).await?;
         for _ in 0..50 {
             seqno += 1;
             writer.push_diff(&shard(0), seqno, seqno.to_be_bytes().to_vec().into());
@@ -173,6 +175,8 @@ async fn restarted() -> Verdict {
             seqno += 1;
             writer.push_diff(&shard(0), seqno, seqno.to_be_bytes().to_vec().into());
         }
+        server = Child::start::<&str>(&[]).await?;
+        proxy.switch(server.addresses().listen);
     }
     Ok(())
 }

@@ -4,6 +4,9 @@
 //! Nothing is queued for a session: it is marked, and reads the log when its
 //! socket has room. How much memory a real server needs under readers that do
 //! not read is in `crate::isolation`.
+//!
+//! Mutations: `a-full-sink-drops-the-log`, `a-shard-is-not-bounded`,
+//! `total-is-not-relieved`.
 
 use super::super::{Failure, Verdict};
 use super::storm::{Arena, config, settle, shard};

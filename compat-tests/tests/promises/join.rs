@@ -4,6 +4,9 @@
 //!
 //! A subscription's cursor is set, and its head read, under the lock under which
 //! the shard's publications are accepted; answers go out before diffs.
+//!
+//! Mutations: `cursor-begins-one-late`, `diffs-go-before-answers`,
+//! `gap-of-the-past-is-not-told`, `joins-without-a-mark`.
 
 use fastrand::Rng;
 

@@ -4,6 +4,9 @@
 //! Each entry of the log knows its publisher; what a session publishes and has
 //! not read past is kept in mind beside its cursor, for when the entry is
 //! evicted, or is another's.
+//!
+//! Mutations: `own-in-gaps`, `own-is-bounded-by-forgetting`,
+//! `own-is-not-kept-in-mind`, `own-that-another-published-is-sent`.
 
 use fastrand::Rng;
 

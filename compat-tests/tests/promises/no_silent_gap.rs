@@ -3,6 +3,8 @@
 //!
 //! A cursor knows the next seqno that it is to read; whatever lies between it and
 //! the next entry of the log is a hole, and is told before the entry.
+//!
+//! Mutations: `announcement-is-not-told`, `gap-ends-one-short`, `hole-is-not-told`.
 
 use fastrand::Rng;
 

@@ -2,14 +2,17 @@
 //!
 //! The bytes that came in are the frame that goes out; the other wire version's
 //! frame is made of the same slice.
+//!
+//! Mutations: `payload-is-cut`, `time-is-lost`.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use fastrand::Rng;
-use persist_pubsub_compat_tests::recording::Push;
 use persist_pubsub_compat_tests::v0_peer;
 use persist_pubsub_compat_tests::v0_reader::Reader;
+use persist_pubsub_proto::{ShardId, v0};
+use prost::Message;
 
 use super::super::{Failure, Verdict};
 use super::storm::{Arena, config, shard};
@@ -50,6 +53,25 @@ fn diffs(rng: &mut Rng) -> Vec<Bytes> {
     diffs
 }
 
+/// A push as deployed clients encode it, with a time of our own.
+fn v0_push(shard: ShardId, seqno: u64, nanos: u64, diff: &Bytes) -> Bytes {
+    const SECOND: u64 = 1_000_000_000;
+    let message = v0::ProtoPubSubMessage {
+        timestamp: Some(v0::ProtoDuration {
+            secs: nanos / SECOND,
+            nanos: u32::try_from(nanos % SECOND).unwrap_or(0),
+        }),
+        message: Some(v0::proto_pub_sub_message::Message::PushDiff(
+            v0::ProtoPushDiff {
+                shard_id: shard.to_string(),
+                seqno,
+                diff: diff.clone(),
+            },
+        )),
+    };
+    message.encode_to_vec().into()
+}
+
 async fn any_bytes(seed: u64) -> Result<(), Failure> {
     let mut rng = Rng::with_seed(seed);
     let mut config = config();
@@ -71,18 +93,17 @@ async fn any_bytes(seed: u64) -> Result<(), Failure> {
     v1_reader.answered().await?;
     let diffs = diffs(&mut rng);
     for (seqno, diff) in (1..).zip(&diffs) {
+        let nanos = [1, rng.u64(1..), u64::MAX][rng.usize(0..3)];
+        let committed = Some(nanos);
+        arena
+            .truth
+            .lock()
+            .commit(shard, seqno, committed, diff.clone());
         if rng.bool() {
-            let nanos = [1, rng.u64(1..), u64::MAX][rng.usize(0..3)];
-            let nanos = Some(nanos);
-            arena.truth.lock().commit(shard, seqno, nanos, diff.clone());
             v1_publisher.publish(shard, seqno).await?;
         } else {
-            arena.truth.lock().commit(shard, seqno, None, diff.clone());
-            let diff = diff.clone();
-            v0_publisher
-                .sender()
-                .push(Push { shard, seqno, diff })
-                .await?;
+            let push = v0_push(shard, seqno, nanos, diff);
+            v0_publisher.sender().send(push).await?;
         }
     }
     v1_reader.settle().await?;

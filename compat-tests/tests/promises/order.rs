@@ -3,6 +3,8 @@
 //!
 //! A diff that comes late is put into its place in the log, and a v1 cursor never
 //! goes back: it tells of what surfaced below it by a gap.
+//!
+//! Mutations: `log-appends`, `v1-goes-back-like-v0`, `v1-rereads-late`.
 
 use fastrand::Rng;
 
@@ -18,6 +20,33 @@ async fn order() -> Verdict {
         gaps += storm(seed).await?;
     }
     assert!(gaps > 0, "nothing surfaced late: the test proves nothing");
+    a_lower_run_takes_the_shard_over().await
+}
+
+/// What was taken for the shard's run is given up for one far below it: whoever
+/// was sent diffs of the higher one hears of the lower one by gaps alone.
+async fn a_lower_run_takes_the_shard_over() -> Verdict {
+    let mut config = config();
+    config.jump_confirm = std::time::Duration::ZERO;
+    let arena = Arena::open(config).await?;
+    let publisher = arena.session("publisher").await?;
+    let mut reader = arena.session("reader").await?;
+    let shard = shard(0);
+    reader.subscribe(&[(shard, None)]).await?;
+    reader.answered().await?;
+    for run in [5_000..=5_010, 1..=10] {
+        arena.commit(shard, run.clone(), 100);
+        for seqno in run.clone() {
+            publisher.publish(shard, seqno).await?;
+        }
+        let last = *run.end();
+        let told = |w: &persist_pubsub_compat_tests::witness::Witness| w.knows(shard, last);
+        reader.until("the run's last", told).await?;
+    }
+    // The lower run is the shard's now.
+    let mut late = arena.session("late").await?;
+    late.subscribe(&[(shard, Some(0))]).await?;
+    late.until("the lower run", |w| w.heard().0 == 10).await?;
     Ok(())
 }
 

@@ -6,11 +6,15 @@
 //! Doubted runs are few; when there are more, a run of the client that began the
 //! most goes, so that a liar displaces its own lies and not the truth. More
 //! cases are in `crate::poison`.
+//!
+//! Mutations: `doubts-let-go-are-not-told`, `everything-is-believed`,
+//! `nothing-is-ever-adopted`, `the-truth-makes-room-for-lies`.
 
 use fastrand::Rng;
 use persist_pubsub_compat_tests::v0_peer;
 use persist_pubsub_compat_tests::v0_reader::Reader;
-use persist_pubsub_proto::MAX_SEQNO;
+use persist_pubsub_compat_tests::watched::Watched;
+use persist_pubsub_proto::{MAX_SEQNO, ShardId};
 
 use super::super::{Failure, Verdict};
 use super::storm::{Arena, config, settle, shard};
@@ -22,7 +26,8 @@ async fn poison_free() -> Verdict {
     for seed in 0..2 {
         lies_among_the_truth(seed).await?;
     }
-    lies_before_the_truth().await
+    lies_before_the_truth().await?;
+    more_lies_than_are_kept().await
 }
 
 /// While the shard moves, two clients lie without end: nobody misses a diff.
@@ -82,31 +87,28 @@ async fn lies_among_the_truth(seed: u64) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The first that a server hears of a shard is a lie, and lies alternate with the
-/// truth from then on; a slow reader hears of the truth all the same, and in the
-/// end the shard is where it should be.
+/// The first that a server hears of a shard is a lie, and new lies come between
+/// any two diffs of the truth from then on; a reader hears of the truth all the
+/// same, and in the end the shard is where it should be.
 async fn lies_before_the_truth() -> Verdict {
     let mut config = config();
     config.jump_confirm = std::time::Duration::ZERO;
     let arena = Arena::open(config).await?;
     let shard = shard(0);
-    let publisher = arena.session("publisher").await?;
-    let liars = arena.sessions("liar", 2).await?;
-    let mut slow = arena.session("slow").await?;
-    slow.subscribe(&[(shard, Some(0))]).await?;
-    slow.answered().await?;
-    slow.read(false);
+    let mut publisher = arena.session("publisher").await?;
+    let mut liars = arena.sessions("liar", 2).await?;
+    let mut reader = arena.session("reader").await?;
+    reader.subscribe(&[(shard, Some(0))]).await?;
+    reader.answered().await?;
     arena.commit(shard, 1..=40, 100);
     for seqno in 1..=40 {
-        for (liar, at) in [(0, 1 << 40), (1, 1 << 50)] {
-            let lie = at + seqno * 5_000;
-            slow.witness().lie(shard, lie);
-            liars[liar].lie(shard, lie).await?;
+        for (liar, at) in liars.iter_mut().zip([1 << 40, 1 << 50]) {
+            lie(liar, &reader, shard, at + seqno * 5_000).await?;
         }
         publisher.publish(shard, seqno).await?;
+        taken(&mut publisher).await?;
     }
-    slow.read(true);
-    slow.settle().await?;
+    reader.settle().await?;
     let mut late = arena.session("late").await?;
     late.subscribe(&[(shard, Some(39))]).await?;
     late.settle().await?;
@@ -116,4 +118,47 @@ async fn lies_before_the_truth() -> Verdict {
         "the shard is not where it should be"
     );
     Ok(())
+}
+
+/// While the truth is still doubted, so many clients lie that it is displaced,
+/// before a slow reader has come to it: it hears of it all the same.
+async fn more_lies_than_are_kept() -> Verdict {
+    let mut config = config();
+    config.jump_confirm = std::time::Duration::from_secs(60);
+    let arena = Arena::open(config).await?;
+    let (shard, other) = (shard(0), shard(1));
+    let mut publisher = arena.session("publisher").await?;
+    let mut liars = arena.sessions("liar", 8).await?;
+    let mut slow = arena.session("slow").await?;
+    slow.subscribe(&[(shard, Some(0)), (other, None)]).await?;
+    slow.answered().await?;
+    slow.read(false);
+    // More than its socket holds.
+    arena.commit(other, 1..=1_000, 10_000);
+    for seqno in 1..=1_000 {
+        publisher.publish(other, seqno).await?;
+    }
+    lie(&mut liars[0], &slow, shard, 1 << 40).await?;
+    arena.commit(shard, [1], 100);
+    publisher.publish(shard, 1).await?;
+    taken(&mut publisher).await?;
+    for (n, liar) in (1..).zip(&mut liars) {
+        lie(liar, &slow, shard, (1 << 41) + n * 5_000).await?;
+    }
+    slow.read(true);
+    let told = |w: &persist_pubsub_compat_tests::witness::Witness| w.knows(shard, 1);
+    slow.until("the truth", told).await?;
+    Ok(())
+}
+
+/// Lies, and waits until the server has taken it.
+async fn lie(liar: &mut Watched, reader: &Watched, shard: ShardId, seqno: u64) -> Verdict {
+    reader.witness().lie(shard, seqno);
+    liar.lie(shard, seqno).await?;
+    taken(liar).await
+}
+
+async fn taken(session: &mut Watched) -> Verdict {
+    session.unsubscribe(&[]).await?;
+    Ok(session.answered().await?)
 }
