@@ -62,6 +62,11 @@ enum Step {
         without: u64,
         own: bool,
     },
+    /// What the last run left out, late.
+    Fill {
+        who: usize,
+        shard: usize,
+    },
     Subscribe {
         who: usize,
         shard: usize,
@@ -100,6 +105,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(who, shard, seqno, announce)| Step::Publish { who, shard, seqno, announce }),
         5 => (who(), shard(), 1_u64..8, 0_u64..10, any::<bool>())
             .prop_map(|(who, shard, len, without, own)| Step::Run { who, shard, len, without, own }),
+        2 => (who(), shard()).prop_map(|(who, shard)| Step::Fill { who, shard }),
         4 => (who(), shard(), prop::option::of(seqno()))
             .prop_map(|(who, shard, have)| Step::Subscribe { who, shard, have }),
         1 => (who(), shard()).prop_map(|(who, shard)| Step::Unsubscribe { who, shard }),
@@ -181,6 +187,7 @@ struct World {
     fallen: BTreeSet<ShardId>,
     /// The highest near seqno published.
     highest: [u64; 2],
+    left_out: [Option<u64>; 2],
 }
 
 impl World {
@@ -206,6 +213,7 @@ impl World {
             said: BTreeSet::new(),
             fallen: BTreeSet::new(),
             highest: [0; 2],
+            left_out: [None; 2],
         };
         for wire in [Wire::V1, Wire::V0, Wire::V1] {
             world.connect(wire);
@@ -401,10 +409,17 @@ impl World {
                 own,
             } => {
                 let first = self.highest[shard] + 1;
+                self.left_out[shard] = (without + 1 < len).then_some(first + without);
                 for seqno in (first..first + len).filter(|n| n - first != without) {
                     let who = Some(who).filter(|&who| own && who < count && seqno % 2 == 0);
                     self.publish(who, SHARDS[shard], seqno, false);
                     self.highest[shard] = seqno;
+                }
+            }
+            Step::Fill { who, shard } => {
+                let who = Some(who).filter(|&who| who < count);
+                if let Some(seqno) = self.left_out[shard].take() {
+                    self.publish(who, SHARDS[shard], seqno, false);
                 }
             }
             Step::Subscribe { who, shard, have } => {
