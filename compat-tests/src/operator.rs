@@ -49,11 +49,19 @@ impl Operator {
     /// # Errors
     /// No connection.
     pub async fn connect(server: &Child) -> Result<Self, OperatorError> {
-        let endpoint = Endpoint::from_shared(server.admin_url())?;
+        Self::at(server.addresses().admin_listen).await
+    }
+
+    /// Connects to an admin port: that of a server in this process, say.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub async fn at(address: SocketAddr) -> Result<Self, OperatorError> {
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
         let channel = within("a connection to the admin port", endpoint.connect()).await??;
         Ok(Self {
             admin: AdminServiceClient::new(channel),
-            address: server.addresses().admin_listen,
+            address,
         })
     }
 

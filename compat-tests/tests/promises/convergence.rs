@@ -136,7 +136,10 @@ async fn evicted_by_another() -> Verdict {
     }
     reader.settle().await?;
     let diffs = reader.witness().heard().0;
-    assert_eq!(diffs, 3, "the last was not evicted: the test proves nothing");
+    assert_eq!(
+        diffs, 3,
+        "the last was not evicted: the test proves nothing"
+    );
     Ok(())
 }
 

@@ -67,7 +67,8 @@ async fn storm(seed: u64) -> Result<(), Failure> {
     settle(&readers).await?;
     stalled.iter().for_each(|session| session.read(true));
     settle(&stalled).await?;
-    let missed = arena.metric("mz_persist_pubsub_server_broadcasted_diff_dropped_channel_full");
+    let missed = "mz_persist_pubsub_server_broadcasted_diff_dropped_channel_full";
+    let missed = arena.operator.metric(missed).await?;
     assert!(
         missed > 0.0,
         "the stalled missed nothing: the test proves nothing"

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fastrand::Rng;
+use persist_pubsub_compat_tests::operator::Operator;
 use persist_pubsub_compat_tests::watched::{SharedTruth, Watched};
 use persist_pubsub_proto::ShardId;
 use persist_pubsub_server::app::{self, Server};
@@ -17,6 +18,7 @@ use super::super::Failure;
 pub(super) struct Arena {
     server: Server,
     _stop: tokio::sync::oneshot::Sender<()>,
+    pub(super) operator: Operator,
     pub(super) truth: SharedTruth,
 }
 
@@ -35,6 +37,7 @@ impl Arena {
         })
         .await?;
         Ok(Self {
+            operator: Operator::at(server.admin_addr()).await?,
             server,
             _stop: stop,
             truth: SharedTruth::default(),
@@ -71,16 +74,6 @@ impl Arena {
             diff[..8].copy_from_slice(&seqno.to_be_bytes());
             truth.commit(shard, seqno, Some(seqno), Bytes::from(diff));
         }
-    }
-
-    /// The sum of a metric's values.
-    pub(super) fn metric(&self, name: &str) -> f64 {
-        let families = self.server.metrics().gather();
-        let family = families.iter().find(|f| f.name() == name);
-        let metrics = family.map_or(&[][..], |f| f.get_metric());
-        let value =
-            |m: &prometheus::proto::Metric| m.get_counter().get_value() + m.get_gauge().get_value();
-        metrics.iter().map(value).sum()
     }
 }
 
