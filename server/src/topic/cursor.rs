@@ -69,11 +69,6 @@ impl Cursor {
         }
     }
 
-    #[cfg(test)]
-    pub(crate) fn next(&self) -> u64 {
-        self.next
-    }
-
     /// The reader published `seqno` itself. True: it stood right there, and
     /// now stands behind it. False: it has something to read before that, or
     /// stands further on; in a run that is no more, maybe.

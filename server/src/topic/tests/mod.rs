@@ -5,7 +5,6 @@ mod evict;
 mod join;
 mod late;
 mod marks;
-mod model;
 mod order;
 mod own;
 
