@@ -18,6 +18,7 @@
 //! With one session nothing ever waits. Nothing here knows why there are
 //! several: the old and the new one of a drain, or several homes.
 
+mod belief;
 mod ranges;
 mod source;
 mod tell;
@@ -60,6 +61,8 @@ pub(crate) struct Run {
     /// A session has answered for it.
     begun: bool,
     owed: Option<Owed>,
+    /// v0: a seqno far from the run, not believed yet.
+    rival: Option<u64>,
 }
 
 struct Waiting {
@@ -160,9 +163,7 @@ impl Run {
         if self.owed.as_ref().is_some_and(|owed| owed.due <= now)
             && let Some(owed) = self.owed.take()
         {
-            // The host fetches: of what was told before, it misses nothing.
-            self.sources.iter_mut().for_each(|s| s.proven = true);
-            tell.resync(owed.highest);
+            self.resync(&owed, tell);
         }
     }
 
@@ -204,9 +205,14 @@ impl Run {
         tell: &mut Tell,
     ) -> Outcome {
         let seqno = diff.seqno;
-        if !self.passes(link, seqno, seqno) {
-            return Outcome::Stale;
+        match self.source(link).map(|source| source.wire) {
+            None => return Outcome::Stale,
+            Some(Wire::V0) if !self.believes(seqno, tell) => return Outcome::Told,
+            Some(Wire::V0) => {}
+            // In v1 seqnos rise, while the server stands by what it said.
+            Some(Wire::V1) => self.take_back(link, seqno, None),
         }
+        self.passes(link, seqno, seqno);
         let outcome = match self.have {
             _ if Some(seqno) <= self.delivered || self.own.contains(seqno) => Outcome::Duplicate,
             // A gap told too much. Not lost on the host, if it has not fetched.
@@ -248,6 +254,7 @@ impl Run {
         let doubted = gap.from.max(gap.highest.saturating_add(1));
         let to = gap.to.min(gap.highest);
         if gap.from <= to {
+            self.take_back(link, gap.from, Some(gap.highest));
             let passed = self.source(link).and_then(|source| source.passed);
             if !self.passes(link, gap.from, to) {
                 return Outcome::Stale;

@@ -23,6 +23,8 @@ pub(super) struct Source {
 /// A resync that the host will be told, unless it turns out to need none.
 pub(super) struct Owed {
     pub(super) due: Instant,
+    /// The highest seqno that the server knew. Below what the host was told:
+    /// one of the two is wrong.
     pub(super) highest: Option<u64>,
 }
 
@@ -69,11 +71,15 @@ impl Run {
             // wrong, and the server's cursor stands above what it will accept
             // next. From its own head, nothing that it accepts can be missed.
             if !covered {
-                self.told_up_to(highest);
-                self.delivered = self.delivered.min(Some(highest));
+                let owed = Owed {
+                    due: clock.now,
+                    highest: Some(highest),
+                };
                 if first {
-                    tell.resync(Some(highest));
+                    self.resync(&owed, tell);
                 } else {
+                    // Until then what the host was told stands: a server that
+                    // was started again is told of it by who published it.
                     self.owe(Some(highest), clock);
                 }
             }
@@ -138,6 +144,20 @@ impl Run {
             let due = clock.now + clock.spread.mul_f64(fastrand::f64());
             self.owed = Some(Owed { due, highest });
         }
+    }
+
+    /// Tells the host to fetch. Of what was told before, it misses nothing.
+    pub(super) fn resync(&mut self, owed: &Owed, tell: &mut Tell) {
+        self.sources.iter_mut().for_each(|s| s.proven = true);
+        let heard = self.sources.iter().filter_map(|source| source.passed).max();
+        let highest = owed.highest.map(|highest| heard.unwrap_or(0).max(highest));
+        if let Some(highest) = highest.filter(|&highest| Some(highest) < self.have) {
+            // The host was told too much, or the server has forgotten too
+            // much. From where the server is, all comes.
+            self.told_up_to(highest);
+            self.delivered = self.delivered.min(Some(highest));
+        }
+        tell.resync(highest);
     }
 
     /// The host was told of the seqno right behind what it had: it needs no

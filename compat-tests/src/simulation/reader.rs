@@ -161,7 +161,12 @@ impl Reader {
         self.fetch();
         self.misled |= to >= LIES;
         // Beyond the highest it is somebody's word.
-        self.told = self.told.max(Some(to.min(highest))).max(self.last);
+        let reached = match self.told {
+            // The first that it hears: what the server knows is where it began.
+            None => highest,
+            Some(_) => to.min(highest),
+        };
+        self.told = self.told.max(Some(reached)).max(self.last);
     }
 
     pub(super) fn resync(&mut self, highest: Option<u64>) {
