@@ -273,7 +273,9 @@ impl Run {
                 _ if new > to => {}
                 None => {
                     self.told_up_to(to);
-                    tell.gap(new, to, gap.highest);
+                    for (from, to) in self.own.outside(new, to) {
+                        tell.gap(from, to, gap.highest);
+                    }
                 }
                 Some(have) => {
                     self.filled.insert(new, to.min(have));
@@ -349,6 +351,7 @@ impl Run {
             self.own.insert(unsaid, from.saturating_sub(1));
         }
         source.passed = source.passed.max(Some(to));
+        source.said = source.said.max(Some(to));
         source.proven = true;
         source.behind = false;
         true

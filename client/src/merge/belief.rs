@@ -32,9 +32,28 @@ impl Run {
             self.delivered = self.delivered.min(Some(before));
             for source in &mut self.sources {
                 source.passed = source.passed.min(Some(before));
+                source.said = source.passed;
             }
         }
         true
+    }
+
+    /// A session is gone that may have told the host of an absurd seqno. Where
+    /// those that remain are nowhere near it, it was: what they said below it
+    /// meanwhile was no news then, and is told now.
+    pub(super) fn disown(&mut self, tell: &mut Tell) {
+        let passed = self.sources.iter().filter_map(|source| source.passed).max();
+        let (Some(have), Some(passed)) = (self.have, passed) else {
+            return;
+        };
+        if have.saturating_sub(passed) <= MAX_JUMP {
+            return;
+        }
+        let missed = self.delivered.map_or(passed, |last| last.saturating_add(1));
+        self.told_up_to(passed.max(self.delivered.unwrap_or(0)));
+        if missed <= passed {
+            tell.gap(missed, passed, passed);
+        }
     }
 
     /// A v1 server told of `from` after what lies above it, or knows nothing
@@ -46,15 +65,21 @@ impl Run {
             return;
         };
         let known = highest.unwrap_or(from.saturating_sub(1));
-        if source.passed <= Some(known) {
+        if source.said <= Some(known) {
             return;
         }
+        let before = from.saturating_sub(1);
+        source.said = Some(before);
         // What was delivered was so: it bars what lies below it. What other
-        // sessions said above it may have been of the same run: if it was
-        // not, it costs a gap that was told before.
-        let so = Some(from.saturating_sub(1)).max(self.delivered);
+        // sessions said above it may have been of the same run, or not: where
+        // they are has to show.
+        let so = Some(before).max(self.delivered);
         for source in &mut self.sources {
-            source.passed = source.passed.min(so);
+            if source.link == link {
+                source.passed = Some(before);
+            } else if source.passed > so {
+                source.passed = None;
+            }
         }
         if let Some(so) = so.filter(|_| so < self.have) {
             self.told_up_to(so);

@@ -14,6 +14,8 @@ pub(super) struct Source {
     /// It has accounted for everything up to here. `None`: it began somewhere
     /// that neither end knows.
     pub(super) passed: Option<u64>,
+    /// The highest seqno that it has told of itself; not what the host named.
+    pub(super) said: Option<u64>,
     /// The host has missed nothing of what it told before it joined.
     pub(super) proven: bool,
     /// It was waited for in vain, and has said nothing since.
@@ -35,6 +37,7 @@ impl Run {
             link,
             wire: Wire::V0,
             passed: self.have,
+            said: None,
             proven: false,
             behind: false,
         });
@@ -89,6 +92,7 @@ impl Run {
             link,
             wire: Wire::V1,
             passed: asked.have.or(highest),
+            said: highest,
             proven: first || highest.is_some(),
             behind: false,
         });
@@ -121,6 +125,7 @@ impl Run {
             return;
         };
         let gone = self.sources.remove(at);
+        self.disown(tell);
         if gone.proven && !self.is_proven() && !self.sources.is_empty() {
             if end == End::Complete {
                 // It told all that it had, and its server asks all that

@@ -47,6 +47,22 @@ async fn a_server_that_still_believes_does_not_keep_the_other_from_being_heard()
     assert_eq!(bench.told(), "g4-5000000 d5 g6-7");
 }
 
+/// The one that goes was the only one that believed it.
+#[tokio::test]
+async fn a_lie_goes_with_the_server_that_told_it() {
+    let mut bench = Bench::new(3);
+    bench.gap(A, 4, LIE);
+    assert_eq!(bench.subscribes(B, Some(3)), Some(3));
+    assert_eq!(bench.answered(B, position(3, 3), Some(3)), None);
+    bench.diff(B, 4);
+    bench.gap(B, 5, 6);
+    assert_eq!(bench.told(), "g4-5000000 d4");
+    bench.left(A, End::Complete);
+    bench.gap(B, 7, 8);
+    bench.diff(B, 9);
+    assert_eq!(bench.told(), "g5-6 g7-8 d9");
+}
+
 /// A v0 server sends whatever it is given.
 #[tokio::test]
 async fn one_absurd_diff_of_a_v0_session_is_not_believed() {

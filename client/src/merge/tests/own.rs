@@ -74,6 +74,12 @@ async fn own_pushes_are_not_echoed_to_a_host_that_named_no_seqno() {
     assert_eq!(bench.diff(B, 7), Outcome::Duplicate);
     bench.diff(B, 8);
     assert_eq!(bench.told(), "d8");
+    // Nor a gap.
+    let mut bench = Bench::bare(None);
+    bench.subscribes(A, None);
+    bench.pushes(7);
+    bench.gap(A, 6, 7);
+    assert_eq!(bench.told(), "r? g6-6");
 }
 
 #[tokio::test]
