@@ -251,10 +251,11 @@ impl Run {
     ) -> Outcome {
         // Beyond the highest, it is only somebody's word: passed on, and
         // nothing is believed of it.
-        let doubted = gap.from.max(gap.highest.saturating_add(1));
+        let beyond = gap.highest.saturating_add(1);
+        let doubted = gap.from.max(beyond);
         let to = gap.to.min(gap.highest);
+        self.take_back(link, gap.from.min(beyond), Some(gap.highest));
         if gap.from <= to {
-            self.take_back(link, gap.from, Some(gap.highest));
             let passed = self.source(link).and_then(|source| source.passed);
             if !self.passes(link, gap.from, to) {
                 return Outcome::Stale;

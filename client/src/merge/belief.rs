@@ -65,7 +65,10 @@ impl Run {
             return;
         };
         let known = highest.unwrap_or(from.saturating_sub(1));
-        if source.said <= Some(known) {
+        // That it is a little below what the host named is nothing: it may have
+        // been started again.
+        let far = source.passed.unwrap_or(0).saturating_sub(known) > MAX_JUMP;
+        if source.said <= Some(known) && !far {
             return;
         }
         let before = from.saturating_sub(1);

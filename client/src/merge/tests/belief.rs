@@ -22,6 +22,28 @@ async fn what_a_server_takes_back_is_not_held_against_what_comes() {
     assert_eq!(bench.told(), "g4-5000000 g6-7 d8");
 }
 
+/// It says so by doubting it.
+#[tokio::test]
+async fn a_lie_that_is_doubted_now_is_taken_back() {
+    let mut bench = Bench::new(3);
+    bench.gap(A, 4, LIE);
+    bench.gap_at(A, LIE, LIE, 5);
+    bench.gap(A, 6, 7);
+    assert_eq!(bench.told(), "g4-5000000 g5000000-5000000 g6-7");
+}
+
+/// A server that was started again knows nothing of it.
+#[tokio::test(start_paused = true)]
+async fn a_lie_is_not_carried_to_the_next_server() {
+    let mut bench = Bench::new(3);
+    bench.gap(A, 4, LIE);
+    bench.left(A, End::Lost);
+    assert_eq!(bench.subscribes(B, None), None);
+    bench.diff(B, 5);
+    bench.gap(B, 6, 7);
+    assert_eq!(bench.told(), "g4-5000000 d5 g6-7");
+}
+
 /// What surfaces late takes nothing back.
 #[tokio::test]
 async fn a_late_gap_is_not_a_retreat() {
