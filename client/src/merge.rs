@@ -22,6 +22,7 @@ mod belief;
 mod ranges;
 mod source;
 mod tell;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -34,9 +35,7 @@ use crate::event::Wire;
 use ranges::Ranges;
 use source::{Owed, Source};
 pub(crate) use tell::{Tell, Told};
-
-/// What is counted for a thing that waits, beside its diff, in bytes.
-const OVERHEAD: usize = 64;
+use waiting::Waiting;
 
 /// A shard's run, as far as the host was told.
 #[derive(Default)]
@@ -63,14 +62,6 @@ pub(crate) struct Run {
     owed: Option<Owed>,
     /// v0: a seqno far from the run, not believed yet.
     rival: Option<u64>,
-}
-
-struct Waiting {
-    since: Instant,
-    /// The highest seqno that the session knows.
-    highest: u64,
-    /// `None`: a session's gap ends here.
-    diff: Option<Diff>,
 }
 
 /// The position that a subscribe names.
@@ -372,26 +363,6 @@ impl Run {
         }
     }
 
-    fn wait(&mut self, seqno: u64, highest: u64, diff: Option<Diff>, now: Instant) -> Outcome {
-        let mut since = now;
-        if let Some(known) = self.waiting.remove(&seqno) {
-            if known.diff.is_some() {
-                self.waiting.insert(seqno, known);
-                return Outcome::Duplicate;
-            }
-            self.waiting_bytes -= known.cost();
-            since = known.since;
-        }
-        let waiting = Waiting {
-            since,
-            highest,
-            diff,
-        };
-        self.waiting_bytes += waiting.cost();
-        self.waiting.insert(seqno, waiting);
-        Outcome::Waits
-    }
-
     /// The host's own pushes that fit behind what it has.
     fn absorb(&mut self) {
         let Some(mut have) = self.have else { return };
@@ -418,21 +389,6 @@ impl Run {
 
     fn source(&self, link: LinkId) -> Option<&Source> {
         self.sources.iter().find(|source| source.link == link)
-    }
-}
-
-impl Waiting {
-    /// Where the hole ends that this entry, at `seqno`, waits for.
-    fn hole_end(&self, seqno: u64) -> u64 {
-        match self.diff {
-            Some(_) => seqno.saturating_sub(1),
-            None => seqno,
-        }
-    }
-
-    fn cost(&self) -> usize {
-        let diff = self.diff.as_ref().map_or(0, |diff| diff.diff.len());
-        diff.saturating_add(OVERHEAD)
     }
 }
 
