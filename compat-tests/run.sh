@@ -108,6 +108,10 @@ step 'buf lint'
 step 'cargo doc'
 RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps
 
+# SEEDS=100000 soaks.
+step "simulation, ${SEEDS:=1000} seeds"
+cargo run --locked --quiet -p persist-pubsub-compat-tests --bin simulate -- --seeds "$SEEDS"
+
 # No test may be left out for want of a program.
 export REQUIRE_TOOLS=1
 step 'cargo test'

@@ -13,6 +13,7 @@ pub enum Event {
     /// A diff of a subscribed shard, bit for bit as published. A shard's
     /// diffs come in strictly increasing seqno, each once; apply it if it is
     /// the state's seqno + 1, pass it over if it is not above the state.
+    /// (A v0 server that took an absurd seqno for true can make it go back.)
     Diff {
         /// The shard.
         shard: ShardId,

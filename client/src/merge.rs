@@ -18,9 +18,11 @@
 //! With one session nothing ever waits. Nothing here knows why there are
 //! several: the old and the new one of a drain, or several homes.
 
+mod belief;
 mod ranges;
 mod source;
 mod tell;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -33,9 +35,7 @@ use crate::event::Wire;
 use ranges::Ranges;
 use source::{Owed, Source};
 pub(crate) use tell::{Tell, Told};
-
-/// What is counted for a thing that waits, beside its diff, in bytes.
-const OVERHEAD: usize = 64;
+use waiting::Waiting;
 
 /// A shard's run, as far as the host was told.
 #[derive(Default)]
@@ -60,14 +60,8 @@ pub(crate) struct Run {
     /// A session has answered for it.
     begun: bool,
     owed: Option<Owed>,
-}
-
-struct Waiting {
-    since: Instant,
-    /// The highest seqno that the session knows.
-    highest: u64,
-    /// `None`: a session's gap ends here.
-    diff: Option<Diff>,
+    /// v0: a seqno far from the run, not believed yet.
+    rival: Option<u64>,
 }
 
 /// The position that a subscribe names.
@@ -160,9 +154,7 @@ impl Run {
         if self.owed.as_ref().is_some_and(|owed| owed.due <= now)
             && let Some(owed) = self.owed.take()
         {
-            // The host fetches: of what was told before, it misses nothing.
-            self.sources.iter_mut().for_each(|s| s.proven = true);
-            tell.resync(owed.highest);
+            self.resync(&owed, tell);
         }
     }
 
@@ -204,9 +196,14 @@ impl Run {
         tell: &mut Tell,
     ) -> Outcome {
         let seqno = diff.seqno;
-        if !self.passes(link, seqno, seqno) {
-            return Outcome::Stale;
+        match self.source(link).map(|source| source.wire) {
+            None => return Outcome::Stale,
+            Some(Wire::V0) if !self.believes(seqno, tell) => return Outcome::Told,
+            Some(Wire::V0) => {}
+            // In v1 seqnos rise, while the server stands by what it said.
+            Some(Wire::V1) => self.take_back(link, seqno, None),
         }
+        self.passes(link, seqno, seqno);
         let outcome = match self.have {
             _ if Some(seqno) <= self.delivered || self.own.contains(seqno) => Outcome::Duplicate,
             // A gap told too much. Not lost on the host, if it has not fetched.
@@ -245,8 +242,10 @@ impl Run {
     ) -> Outcome {
         // Beyond the highest, it is only somebody's word: passed on, and
         // nothing is believed of it.
-        let doubted = gap.from.max(gap.highest.saturating_add(1));
+        let beyond = gap.highest.saturating_add(1);
+        let doubted = gap.from.max(beyond);
         let to = gap.to.min(gap.highest);
+        self.take_back(link, gap.from.min(beyond), Some(gap.highest));
         if gap.from <= to {
             let passed = self.source(link).and_then(|source| source.passed);
             if !self.passes(link, gap.from, to) {
@@ -266,7 +265,9 @@ impl Run {
                 _ if new > to => {}
                 None => {
                     self.told_up_to(to);
-                    tell.gap(new, to, gap.highest);
+                    for (from, to) in self.own.outside(new, to) {
+                        tell.gap(from, to, gap.highest);
+                    }
                 }
                 Some(have) => {
                     self.filled.insert(new, to.min(have));
@@ -342,6 +343,7 @@ impl Run {
             self.own.insert(unsaid, from.saturating_sub(1));
         }
         source.passed = source.passed.max(Some(to));
+        source.said = source.said.max(Some(to));
         source.proven = true;
         source.behind = false;
         true
@@ -359,26 +361,6 @@ impl Run {
         if follows {
             self.cancel(tell);
         }
-    }
-
-    fn wait(&mut self, seqno: u64, highest: u64, diff: Option<Diff>, now: Instant) -> Outcome {
-        let mut since = now;
-        if let Some(known) = self.waiting.remove(&seqno) {
-            if known.diff.is_some() {
-                self.waiting.insert(seqno, known);
-                return Outcome::Duplicate;
-            }
-            self.waiting_bytes -= known.cost();
-            since = known.since;
-        }
-        let waiting = Waiting {
-            since,
-            highest,
-            diff,
-        };
-        self.waiting_bytes += waiting.cost();
-        self.waiting.insert(seqno, waiting);
-        Outcome::Waits
     }
 
     /// The host's own pushes that fit behind what it has.
@@ -407,21 +389,6 @@ impl Run {
 
     fn source(&self, link: LinkId) -> Option<&Source> {
         self.sources.iter().find(|source| source.link == link)
-    }
-}
-
-impl Waiting {
-    /// Where the hole ends that this entry, at `seqno`, waits for.
-    fn hole_end(&self, seqno: u64) -> u64 {
-        match self.diff {
-            Some(_) => seqno.saturating_sub(1),
-            None => seqno,
-        }
-    }
-
-    fn cost(&self) -> usize {
-        let diff = self.diff.as_ref().map_or(0, |diff| diff.diff.len());
-        diff.saturating_add(OVERHEAD)
     }
 }
 

@@ -14,6 +14,8 @@ pub(super) struct Source {
     /// It has accounted for everything up to here. `None`: it began somewhere
     /// that neither end knows.
     pub(super) passed: Option<u64>,
+    /// The highest seqno that it has told of itself; not what the host named.
+    pub(super) said: Option<u64>,
     /// The host has missed nothing of what it told before it joined.
     pub(super) proven: bool,
     /// It was waited for in vain, and has said nothing since.
@@ -23,6 +25,8 @@ pub(super) struct Source {
 /// A resync that the host will be told, unless it turns out to need none.
 pub(super) struct Owed {
     pub(super) due: Instant,
+    /// The highest seqno that the server knew. Below what the host was told:
+    /// one of the two is wrong.
     pub(super) highest: Option<u64>,
 }
 
@@ -33,6 +37,7 @@ impl Run {
             link,
             wire: Wire::V0,
             passed: self.have,
+            said: None,
             proven: false,
             behind: false,
         });
@@ -69,11 +74,15 @@ impl Run {
             // wrong, and the server's cursor stands above what it will accept
             // next. From its own head, nothing that it accepts can be missed.
             if !covered {
-                self.told_up_to(highest);
-                self.delivered = self.delivered.min(Some(highest));
+                let owed = Owed {
+                    due: clock.now,
+                    highest: Some(highest),
+                };
                 if first {
-                    tell.resync(Some(highest));
+                    self.resync(&owed, tell);
                 } else {
+                    // Until then what the host was told stands: a server that
+                    // was started again is told of it by who published it.
                     self.owe(Some(highest), clock);
                 }
             }
@@ -83,6 +92,7 @@ impl Run {
             link,
             wire: Wire::V1,
             passed: asked.have.or(highest),
+            said: highest,
             proven: first || highest.is_some(),
             behind: false,
         });
@@ -115,6 +125,7 @@ impl Run {
             return;
         };
         let gone = self.sources.remove(at);
+        self.disown(tell);
         if gone.proven && !self.is_proven() && !self.sources.is_empty() {
             if end == End::Complete {
                 // It told all that it had, and its server asks all that
@@ -138,6 +149,20 @@ impl Run {
             let due = clock.now + clock.spread.mul_f64(fastrand::f64());
             self.owed = Some(Owed { due, highest });
         }
+    }
+
+    /// Tells the host to fetch. Of what was told before, it misses nothing.
+    pub(super) fn resync(&mut self, owed: &Owed, tell: &mut Tell) {
+        self.sources.iter_mut().for_each(|s| s.proven = true);
+        let heard = self.sources.iter().filter_map(|source| source.passed).max();
+        let highest = owed.highest.map(|highest| heard.unwrap_or(0).max(highest));
+        if let Some(highest) = highest.filter(|&highest| Some(highest) < self.have) {
+            // The host was told too much, or the server has forgotten too
+            // much. From where the server is, all comes.
+            self.told_up_to(highest);
+            self.delivered = self.delivered.min(Some(highest));
+        }
+        tell.resync(highest);
     }
 
     /// The host was told of the seqno right behind what it had: it needs no

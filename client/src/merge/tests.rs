@@ -6,6 +6,7 @@ use persist_pubsub_proto::ShardId;
 use super::*;
 use crate::event::Event;
 
+mod belief;
 mod overlap;
 mod owed;
 mod own;
@@ -135,5 +136,12 @@ fn clock() -> Clock {
     Clock {
         now: Instant::now(),
         spread: SPREAD,
+    }
+}
+
+fn position(have: u64, sure: u64) -> Position {
+    Position {
+        have: Some(have),
+        sure: Some(sure),
     }
 }

@@ -106,7 +106,7 @@ fn tell(outcome: &Outcome) -> bool {
     let seed = outcome.seed;
     println!(
         "seed {seed} FAILED: {first} (and {} more)\n  \
-         repeat: cargo run --profile simulation -p persist-pubsub-compat-tests --bin simulate -- --seed {seed} --seeds 1 --lines",
+         repeat: cargo run -p persist-pubsub-compat-tests --bin simulate -- --seed {seed} --seeds 1 --lines",
         outcome.violations.len() - 1
     );
     true

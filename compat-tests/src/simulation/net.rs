@@ -149,6 +149,7 @@ impl Net {
         }
         for connection in lock(&self.0).connections.values() {
             for pipe in [&connection.there, &connection.back] {
+                pipe.spare();
                 pipe.change(|w| {
                     w.trickle = false;
                     w.latency = Duration::from_millis(1);

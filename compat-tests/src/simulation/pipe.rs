@@ -105,6 +105,11 @@ impl Pipe {
         lock(&self.0).cut_after = Some(bytes);
     }
 
+    /// It will not be cut after all.
+    pub(super) fn spare(&self) {
+        lock(&self.0).cut_after = None;
+    }
+
     pub(super) fn finish(&self) {
         self.end(End::Finished, false);
     }

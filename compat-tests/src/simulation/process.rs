@@ -155,9 +155,23 @@ impl Process {
         self.client.push_diff(&shard, seqno, diff);
     }
 
+    /// Appends to the store: its seqno, and the diff.
+    fn append(&mut self, shard: ShardId, size: usize) -> (u64, Bytes) {
+        let (seqno, diff) = self.world.commit(shard, size, &mut self.rng);
+        if let Some(reader) = self.readers.get_mut(&shard) {
+            reader.committed(seqno);
+        }
+        (seqno, diff)
+    }
+
     fn commit(&mut self) {
         let shard = self.shards[self.rng.usize(0..self.shards.len())];
-        let (seqno, diff) = self.world.commit(shard, &mut self.rng);
+        let size = match self.rng.u8(0..20) {
+            0 => 0,
+            1 => self.rng.usize(20_000..60_000),
+            _ => self.rng.usize(1..1_500),
+        };
+        let (seqno, diff) = self.append(shard, size);
         match self.rng.u8(0..40) {
             // A writer that does not publish.
             0 => {}
@@ -193,7 +207,8 @@ impl Process {
             }
             Order::Last => {
                 for shard in self.shards.clone() {
-                    let (seqno, diff) = self.world.commit(shard, &mut self.rng);
+                    // Small: v0 cannot be told of what does not fit a buffer.
+                    let (seqno, diff) = self.append(shard, 100);
                     self.push(shard, seqno, diff);
                 }
             }
@@ -304,10 +319,10 @@ impl Process {
         }
     }
 
-    /// The highest seqno that it pushed of each shard, lies aside.
+    /// The newest seqno that it pushed of each shard.
     pub(super) fn pushed(&self) -> impl Iterator<Item = (ShardId, u64)> + '_ {
         self.own.iter().filter_map(|(&shard, own)| {
-            let highest = own.highest_true()?;
+            let highest = own.newest()?;
             Some((shard, highest))
         })
     }

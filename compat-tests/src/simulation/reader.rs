@@ -40,8 +40,10 @@ impl Own {
         self.earlier.extend(&self.all);
     }
 
-    pub(super) fn highest_true(&self) -> Option<u64> {
-        self.all.range(..LIES).next_back().copied()
+    /// The newest that it can be counted on to announce again: of a shard
+    /// that it lies about, that is the lie.
+    pub(super) fn newest(&self) -> Option<u64> {
+        self.all.last().copied().filter(|&newest| newest < LIES)
     }
 
     /// Whoever lies about a shard hears of it what the lie leaves.
@@ -119,7 +121,8 @@ impl Reader {
     /// the shard.
     pub(super) fn diff(&mut self, v1: bool, seqno: u64, diff: &Bytes, own: &Own) {
         self.world.count(|c| c.diffs += 1);
-        if self.last.is_some_and(|last| seqno <= last) {
+        // v0 sends again, and may be believed to.
+        if v1 && self.last.is_some_and(|last| seqno <= last) {
             self.violated("order", &format!("diff {seqno} again or late"));
         }
         if v1 && own.is_echo(seqno) {
@@ -161,7 +164,12 @@ impl Reader {
         self.fetch();
         self.misled |= to >= LIES;
         // Beyond the highest it is somebody's word.
-        self.told = self.told.max(Some(to.min(highest))).max(self.last);
+        let reached = match self.told {
+            // The first that it hears: what the server knows is where it began.
+            None => highest,
+            Some(_) => to.min(highest),
+        };
+        self.told = self.told.max(Some(reached)).max(self.last);
     }
 
     pub(super) fn resync(&mut self, highest: Option<u64>) {
@@ -177,6 +185,11 @@ impl Reader {
             None => self.told = None,
         }
         self.fetch();
+    }
+
+    /// The process committed this itself, for which it had all before it.
+    pub(super) fn committed(&mut self, seqno: u64) {
+        self.state = self.state.max(seqno);
     }
 
     fn fetch(&mut self) {

@@ -74,14 +74,9 @@ impl World {
         })))
     }
 
-    /// Appends a diff to a shard: its seqno, which is 1 for the first, and
-    /// the diff.
-    pub(super) fn commit(&self, shard: ShardId, rng: &mut Rng) -> (u64, Bytes) {
-        let size = match rng.u8(0..20) {
-            0 => 0,
-            1 => rng.usize(20_000..60_000),
-            _ => rng.usize(1..1_500),
-        };
+    /// Appends a diff of so many bytes to a shard: its seqno, which is 1 for
+    /// the first, and the diff.
+    pub(super) fn commit(&self, shard: ShardId, size: usize, rng: &mut Rng) -> (u64, Bytes) {
         let byte = rng.u8(..);
         let mut state = lock(&self.0);
         state.counts.commits += 1;

@@ -109,11 +109,27 @@ async fn a_server_that_knows_less_after_a_reconnect() {
     let mut bench = Bench::new(7);
     bench.left(A, End::Lost);
     assert_eq!(bench.subscribes(B, Some(5)), Some(5), "asked again");
-    assert_eq!(bench.subscribes(B, Some(5)), None);
+    assert_eq!(bench.answered(B, position(5, 5), Some(5)), None);
+    // Until the resync the host is told nothing that it was told before.
+    assert_eq!(bench.diff(B, 6), Outcome::Duplicate);
+    assert_eq!(bench.told(), "");
     bench.pass(SPREAD).await;
-    assert_eq!(bench.told(), "r5");
-    bench.diff(B, 6);
-    assert_eq!(bench.told(), "d6");
+    assert_eq!(bench.told(), "r6");
+    bench.diff(B, 7);
+    assert_eq!(bench.told(), "d7");
+}
+
+/// As it does when those who published tell it what they did.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_knew_less_and_catches_up_costs_nothing() {
+    let mut bench = Bench::new(7);
+    bench.left(A, End::Lost);
+    assert_eq!(bench.subscribes(B, Some(5)), Some(5));
+    assert_eq!(bench.answered(B, position(5, 5), Some(5)), None);
+    bench.gap(B, 6, 7);
+    bench.diff(B, 8);
+    bench.pass(SPREAD).await;
+    assert_eq!(bench.told(), "d8");
 }
 
 #[tokio::test(start_paused = true)]
