@@ -183,8 +183,6 @@ struct World {
     names: u64,
     /// All that was ever published.
     said: BTreeSet<(ShardId, u64)>,
-    /// Shards whose run was given up for a lower one.
-    fallen: BTreeSet<ShardId>,
     /// The highest near seqno published.
     highest: [u64; 2],
     left_out: [Option<u64>; 2],
@@ -211,7 +209,6 @@ impl World {
             members: Vec::new(),
             names: 0,
             said: BTreeSet::new(),
-            fallen: BTreeSet::new(),
             highest: [0; 2],
             left_out: [None; 2],
         };
@@ -254,7 +251,6 @@ impl World {
         let below = self.head(shard).is_some_and(|head| seqno <= head);
         let new = self.said.insert((shard, seqno));
         let news = new && !(announce && below);
-        let head = self.head(shard);
         let client = who.map_or(&self.stranger, |who| &self.members[who].client);
         let publish = v1::Publish {
             shard_id: shard.to_bytes(),
@@ -266,10 +262,6 @@ impl World {
             .session
             .publish(frame::read_publish(&publish).unwrap())
             .unwrap();
-        if self.head(shard) < head {
-            self.fallen.insert(shard);
-        }
-        let fell = self.fallen.contains(&shard);
         for (at, member) in self.members.iter_mut().enumerate() {
             if who == Some(at) {
                 member.published.entry(shard).or_default().insert(seqno);
@@ -280,9 +272,6 @@ impl World {
                 // Where nothing was known, nothing before the first is owed.
                 let owed = news && !(below && reference.from().is_none());
                 reference.published(seqno, owed);
-                if fell {
-                    reference.fell();
-                }
                 if who == Some(at) {
                     reference.published_itself(seqno, announce);
                 }
@@ -328,11 +317,6 @@ impl World {
         let has = has.filter(|_| wire == Wire::V1).into_iter().flatten();
         let reference = Reference::new(wire, from, has.chain(published.copied()));
         member.references.insert((shard, self.names), reference);
-        if self.fallen.contains(&shard)
-            && let Some(reference) = member.references.get_mut(&(shard, self.names))
-        {
-            reference.fell();
-        }
         if wire == Wire::V1 {
             member.asked.push_back(Asked::Subscribe(shard, self.names));
         } else {

@@ -27,7 +27,6 @@ pub(super) struct Reference {
     owed: BTreeSet<u64>,
     /// Announced by the session alone, without the diff.
     announced: BTreeSet<u64>,
-    fallen: bool,
     diffs: Vec<u64>,
 }
 
@@ -45,7 +44,6 @@ impl Reference {
             own: BTreeSet::new(),
             owed: BTreeSet::new(),
             announced: BTreeSet::new(),
-            fallen: false,
             diffs: Vec::new(),
         }
     }
@@ -74,13 +72,6 @@ impl Reference {
         self.announced.remove(&seqno);
     }
 
-    /// The shard's run was given up for a lower one. What is doubted and let go
-    /// is told as one range, which may then hold what the session published
-    /// since: nobody knows any more what of it was whose.
-    pub(super) fn fell(&mut self) {
-        self.fallen = true;
-    }
-
     /// What the answer to the subscription said is gone.
     pub(super) fn gone(&mut self, from: u64, to: u64) {
         self.covered.add(from, to);
@@ -105,7 +96,6 @@ impl Reference {
                 prop_assert!(from <= to && (to <= highest || highest < from));
                 let own = self.own.range(from..=to).next();
                 let own = own.or(self.announced.range(from..=to).next());
-                let own = own.filter(|_| !self.fallen);
                 prop_assert_eq!(own, None, "no_echo: in the gap {}..={}", from, to);
                 self.covered.add(from, to);
             }
