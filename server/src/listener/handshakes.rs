@@ -85,6 +85,7 @@ impl Handshakes {
                 return true;
             }
             tokio::select! {
+                biased;
                 () = self.room.notified() => {}
                 () = sleep_until(oldest + GRACE) => {}
             }
