@@ -166,7 +166,9 @@ impl Order {
             bytes -= entry.cost();
             rivals.forget(&entry);
         }
-        let still = self.advanced_at.is_none_or(|at| at < run.since);
+        // In the same moment: nobody can say which was first, and for certain
+        // the old run has not moved since.
+        let still = self.advanced_at.is_none_or(|at| at <= run.since);
         let proven = run.count >= RIVAL_PROOF
             && now.duration_since(run.since) >= limits.jump_confirm
             && still;

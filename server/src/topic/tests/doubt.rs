@@ -26,6 +26,17 @@ fn a_jump_is_told_at_once_and_moves_nothing() {
     }
 }
 
+/// Both in one moment, as where a client tells all at once what it knows.
+/// (Found by the simulation, seed 100048.)
+#[test]
+fn a_lie_in_the_moment_in_which_the_true_run_begins_does_not_stand() {
+    let mut bench = Bench::new();
+    bench.announce(FAR);
+    assert_eq!(bench.publish_all(1..4), [Doubted; 3]);
+    bench.pass(ms(1_000));
+    assert_eq!(bench.publish(4), Adopted);
+}
+
 #[test]
 fn what_is_just_near_enough_is_believed() {
     let mut bench = Bench::new();
