@@ -162,7 +162,7 @@ impl Reader {
             self.violated("no_echo", &format!("a gap over its own {from} to {to}"));
         }
         self.fetch();
-        self.misled |= to >= LIES;
+        self.misled |= to.max(highest) >= LIES;
         // Beyond the highest it is somebody's word.
         let reached = match self.told {
             // The first that it hears: what the server knows is where it began.
