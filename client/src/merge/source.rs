@@ -14,7 +14,8 @@ pub(super) struct Source {
     /// It has accounted for everything up to here. `None`: it began somewhere
     /// that neither end knows.
     pub(super) passed: Option<u64>,
-    /// The highest seqno that it has told of itself; not what the host named.
+    /// The highest seqno that it has told of by a diff or a gap: not what the
+    /// host named, nor the head that it has yet to come to.
     pub(super) said: Option<u64>,
     /// The host has missed nothing of what it told before it joined.
     pub(super) proven: bool,
@@ -92,7 +93,7 @@ impl Run {
             link,
             wire: Wire::V1,
             passed: asked.have.or(highest),
-            said: highest,
+            said: None,
             proven: first || highest.is_some(),
             behind: false,
         });

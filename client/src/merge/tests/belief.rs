@@ -44,6 +44,26 @@ async fn a_lie_is_not_carried_to_the_next_server() {
     assert_eq!(bench.told(), "g4-5000000 d5 g6-7");
 }
 
+/// What it brings up to the head that it named is no retreat from that.
+/// (Found by the simulation, seed 200747.)
+#[tokio::test]
+async fn a_session_that_has_yet_to_come_to_its_head_takes_nothing_back() {
+    let mut bench = Bench::new(5);
+    bench.joins(B, 10);
+    bench.pushes(8);
+    bench.gap_at(A, 6, 6, 10);
+    bench.diff(A, 7);
+    bench.gap_at(A, 9, 9, 10);
+    bench.diff(A, 10);
+    bench.gap_at(B, 6, 6, 10);
+    bench.diff(B, 7);
+    assert_eq!(bench.told(), "g6-6 d7");
+    bench.gap_at(B, 8, 9, 10);
+    bench.diff(B, 10);
+    assert_eq!(bench.told(), "g9-9 d10");
+    assert_eq!(bench.run.position(), position(10, 10));
+}
+
 /// What surfaces late takes nothing back.
 #[tokio::test]
 async fn a_late_gap_is_not_a_retreat() {
