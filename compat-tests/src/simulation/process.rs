@@ -235,7 +235,7 @@ impl Process {
                         self.world.violated("advisory", what);
                         return self;
                     }
-                    Poll::Pending if now >= self.heard_at + REFILL => {
+                    Poll::Pending if now >= self.heard_at.max(self.stalled_until) + REFILL => {
                         self.own.values_mut().for_each(Own::settle);
                     }
                     Poll::Pending => {}

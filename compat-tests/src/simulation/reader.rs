@@ -158,7 +158,10 @@ impl Reader {
         if from > to {
             self.violated("no_silent_gap", &format!("a gap from {from} to {to}"));
         }
-        if v1 && !self.misled && to - from < 1_000 && (from..=to).all(|seqno| own.is_echo(seqno)) {
+        // Of a process that far behind the server doubts what it pushes, and
+        // remembers only so much of it for its own.
+        let near = !self.misled && highest.saturating_sub(from) <= 1_000;
+        if v1 && near && (from..=to).all(|seqno| own.is_echo(seqno)) {
             self.violated("no_echo", &format!("a gap over its own {from} to {to}"));
         }
         self.fetch();
@@ -174,7 +177,7 @@ impl Reader {
 
     pub(super) fn resync(&mut self, highest: Option<u64>) {
         self.world.count(|c| c.resyncs += 1);
-        self.misled = false;
+        self.misled = highest.is_some_and(|highest| highest >= LIES);
         match highest {
             // Somebody was wrong: from the server's head on, all comes.
             Some(highest) if self.told > Some(highest) => {
