@@ -125,7 +125,7 @@ impl Reader {
         if v1 && self.last.is_some_and(|last| seqno <= last) {
             self.violated("order", &format!("diff {seqno} again or late"));
         }
-        if v1 && own.is_echo(seqno) {
+        if v1 && !self.misled && own.is_echo(seqno) {
             self.violated("no_echo", &format!("its own diff {seqno}"));
         }
         if seqno < LIES && self.world.diff(self.shard, seqno).as_ref() != Some(diff) {
