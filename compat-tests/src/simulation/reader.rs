@@ -178,14 +178,11 @@ impl Reader {
     pub(super) fn resync(&mut self, highest: Option<u64>) {
         self.world.count(|c| c.resyncs += 1);
         self.misled = highest.is_some_and(|highest| highest >= LIES);
-        match highest {
-            // Somebody was wrong: from the server's head on, all comes.
-            Some(highest) if self.told > Some(highest) => {
-                self.told = Some(highest);
-                self.last = self.last.min(Some(highest));
-            }
-            Some(highest) => self.told = Some(highest),
-            None => self.told = None,
+        // From there on, all comes: if that is below what it was told, somebody
+        // was wrong.
+        self.told = highest;
+        if highest.is_some() {
+            self.last = self.last.min(highest);
         }
         self.fetch();
     }
