@@ -340,7 +340,11 @@ impl Run {
         };
         if let (Wire::V1, Some(passed)) = (source.wire, source.passed) {
             let unsaid = passed.max(self.have.unwrap_or(0)).saturating_add(1);
-            self.own.insert(unsaid, from.saturating_sub(1));
+            // Over a leap it means nothing: where the session had no position,
+            // its server begins with whatever came first, a lie perhaps.
+            if from.saturating_sub(unsaid) <= belief::MAX_JUMP {
+                self.own.insert(unsaid, from.saturating_sub(1));
+            }
         }
         source.passed = source.passed.max(Some(to));
         source.said = source.said.max(Some(to));

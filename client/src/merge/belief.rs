@@ -6,9 +6,9 @@
 
 use super::{LinkId, Run, Tell};
 
-/// v0: a diff further than this from the run is not believed until the next
-/// one follows it. As the server's `--max-seqno-jump` has it.
-const MAX_JUMP: u64 = 1_000;
+/// What is further than this from the run is not believed at once. As the
+/// server's `--max-seqno-jump` has it.
+pub(super) const MAX_JUMP: u64 = 1_000;
 
 impl Run {
     /// Whether a diff of a v0 session belongs to the shard's run. One that is

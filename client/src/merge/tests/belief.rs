@@ -44,6 +44,20 @@ async fn a_lie_is_not_carried_to_the_next_server() {
     assert_eq!(bench.told(), "g4-5000000 d5 g6-7");
 }
 
+/// A session without a position hears of what surfaces late below the server's
+/// first, which is a lie, and then of that. (Found by the simulation, seed
+/// 405397.)
+#[tokio::test]
+async fn a_leap_to_a_servers_first_is_not_the_hosts_own() {
+    let mut bench = Bench::bare(None);
+    bench.subscribes(A, None);
+    bench.gap_at(A, 3, 3, LIE);
+    bench.gap_at(A, LIE, LIE, LIE);
+    bench.gap_at(A, LIE, LIE, 5);
+    bench.diff(A, 6);
+    assert!(bench.told().ends_with(" d6"));
+}
+
 /// What it brings up to the head that it named is no retreat from that.
 /// (Found by the simulation, seed 200747.)
 #[tokio::test]
