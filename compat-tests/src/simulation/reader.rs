@@ -177,7 +177,10 @@ impl Reader {
 
     pub(super) fn resync(&mut self, highest: Option<u64>) {
         self.world.count(|c| c.resyncs += 1);
-        self.misled = highest.is_some_and(|highest| highest >= LIES);
+        // A server that knows nothing does not undo what another told.
+        if let Some(highest) = highest {
+            self.misled = highest >= LIES;
+        }
         // From there on, all comes: if that is below what it was told, somebody
         // was wrong.
         self.told = highest;
