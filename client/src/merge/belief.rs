@@ -61,15 +61,13 @@ impl Run {
     /// run, and what the host was told of that run is not so. A hole that is
     /// told of late is no such thing: the server knows what lies above it.
     pub(super) fn take_back(&mut self, link: LinkId, from: u64, highest: Option<u64>) {
-        let have = self.have.filter(|_| self.is_alone());
         let Some(source) = self.sources.iter_mut().find(|s| s.link == link) else {
             return;
         };
         let known = highest.unwrap_or(from.saturating_sub(1));
-        // That it is a little below what the host named, or was told by
-        // sessions before it, is nothing: it may have been started again.
-        let named = source.passed.max(have).unwrap_or(0);
-        let far = named.saturating_sub(known) > MAX_JUMP;
+        // That it is a little below what the host named is nothing: it may have
+        // been started again.
+        let far = source.passed.unwrap_or(0).saturating_sub(known) > MAX_JUMP;
         if source.said <= Some(known) && !far {
             return;
         }

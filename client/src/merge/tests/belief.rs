@@ -119,20 +119,6 @@ async fn a_lie_goes_with_the_server_that_told_it() {
     assert_eq!(bench.told(), "g5-6 g7-8 d9");
 }
 
-/// Also where the one that remains had no position yet. (Found by the
-/// simulation, seed 710163.)
-#[tokio::test]
-async fn a_lie_goes_also_where_the_other_has_yet_to_begin() {
-    let mut bench = Bench::bare(None);
-    bench.subscribes(A, None);
-    bench.subscribes(B, None);
-    bench.gap(A, 4, LIE);
-    bench.left(A, End::Complete);
-    bench.diff(B, 5);
-    bench.gap(B, 6, 7);
-    assert!(bench.told().ends_with(" d5 g6-7"));
-}
-
 /// A v0 server sends whatever it is given.
 #[tokio::test]
 async fn one_absurd_diff_of_a_v0_session_is_not_believed() {
