@@ -154,7 +154,7 @@ impl Run {
         if self.owed.as_ref().is_some_and(|owed| owed.due <= now)
             && let Some(owed) = self.owed.take()
         {
-            self.resync(&owed, tell);
+            self.resync(owed.highest, tell);
         }
     }
 

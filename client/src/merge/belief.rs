@@ -40,7 +40,9 @@ impl Run {
 
     /// A session is gone that may have told the host of an absurd seqno. Where
     /// those that remain are nowhere near it, it was: what they said below it
-    /// meanwhile was no news then, and is told now.
+    /// meanwhile was no news then, and is told now. Not so where none of them
+    /// has a position yet: then the seqno stays until the next reconnect or
+    /// resync, and gaps below it are not told (the simulation's seed 710163).
     pub(super) fn disown(&mut self, tell: &mut Tell) {
         let passed = self.sources.iter().filter_map(|source| source.passed).max();
         let (Some(have), Some(passed)) = (self.have, passed) else {

@@ -75,12 +75,8 @@ impl Run {
             // wrong, and the server's cursor stands above what it will accept
             // next. From its own head, nothing that it accepts can be missed.
             if !covered {
-                let owed = Owed {
-                    due: clock.now,
-                    highest: Some(highest),
-                };
                 if first {
-                    self.resync(&owed, tell);
+                    self.resync(Some(highest), tell);
                 } else {
                     // Until then what the host was told stands: a server that
                     // was started again is told of it by who published it.
@@ -153,10 +149,10 @@ impl Run {
     }
 
     /// Tells the host to fetch. Of what was told before, it misses nothing.
-    pub(super) fn resync(&mut self, owed: &Owed, tell: &mut Tell) {
+    pub(super) fn resync(&mut self, highest: Option<u64>, tell: &mut Tell) {
         self.sources.iter_mut().for_each(|s| s.proven = true);
         let heard = self.sources.iter().filter_map(|source| source.passed).max();
-        let highest = owed.highest.map(|highest| heard.unwrap_or(0).max(highest));
+        let highest = highest.map(|highest| heard.unwrap_or(0).max(highest));
         if let Some(highest) = highest.filter(|&highest| Some(highest) < self.have) {
             // The host was told too much, or the server has forgotten too
             // much. From where the server is, all comes.
