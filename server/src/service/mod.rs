@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, header};
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -219,10 +220,8 @@ async fn read(
                 return;
             }
             None => {
-                match framing.end() {
-                    Ok(()) => session.end(EndReason::ClientDone, When::Flushed),
-                    Err(e) => session.end(EndReason::BrokenStream(e.to_string()), When::Answered),
-                }
+                let (reason, when) = end_of(&body, &framing);
+                session.end(reason, when);
                 return;
             }
         };
@@ -249,6 +248,20 @@ async fn read(
                 tokio::task::yield_now().await;
             }
         }
+    }
+}
+
+/// Why a body that has come to its end did.
+fn end_of(body: &Body, framing: &Framing) -> (EndReason, When) {
+    // hyper ends a body without an error also when its connection was closed
+    // without one, as on a keepalive that nobody answered.
+    if !body.is_end_stream() {
+        let why = "its connection was closed".to_owned();
+        return (EndReason::ClientGone(why), When::Answered);
+    }
+    match framing.end() {
+        Ok(()) => (EndReason::ClientDone, When::Flushed),
+        Err(e) => (EndReason::BrokenStream(e.to_string()), When::Answered),
     }
 }
 
@@ -333,4 +346,39 @@ fn printable(text: &[u8], max: usize) -> String {
         out.push_str("...");
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A body that is over, as hyper shows it.
+    struct Over {
+        half_closed: bool,
+    }
+
+    impl http_body::Body for Over {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
+            Poll::Ready(None)
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.half_closed
+        }
+    }
+
+    #[test]
+    fn only_a_client_that_half_closes_is_done() {
+        for (half_closed, label) in [(true, "client_done"), (false, "client_gone")] {
+            let body = Body::new(Over { half_closed });
+            let (reason, _) = end_of(&body, &Framing::new(64));
+            assert_eq!(reason.label(), label);
+        }
+    }
 }
