@@ -44,7 +44,7 @@ impl Samples {
         (first..)
             .zip(&self.kept)
             .filter(|&(number, _)| seen < number && number <= to)
-            .map(|(_, sample)| sample.clone())
+            .map(|(_, sample)| *sample)
             .collect()
     }
 }
