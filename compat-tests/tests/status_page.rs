@@ -1,7 +1,12 @@
 //! The status page, in a real browser.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use bytes::Bytes;
+use persist_pubsub_client::{Config, connect};
 use persist_pubsub_compat_tests::browser::{Browser, BrowserError, Look};
 use persist_pubsub_compat_tests::child::{Child, workspace};
 use persist_pubsub_compat_tests::recording;
@@ -11,6 +16,7 @@ use persist_pubsub_compat_tests::tools::left_out;
 use persist_pubsub_compat_tests::v0_peer;
 use persist_pubsub_compat_tests::v1_peer;
 use serde_json::json;
+use tokio::task::JoinSet;
 
 use super::{Failure, Verdict, server, shards};
 
@@ -61,6 +67,46 @@ async fn open(browser: &mut Browser, server: &Child, look: Look) -> Verdict {
     Ok(())
 }
 
+/// Two generations side by side: in each one that writes and one that reads.
+struct Generations(#[expect(dead_code, reason = "ends them when dropped")] JoinSet<()>);
+
+impl Generations {
+    fn begin(url: &str) -> Result<Self, Failure> {
+        let mut tasks = JoinSet::new();
+        let shared = shards(8, 12);
+        let seqnos = Arc::new(AtomicU64::new(0));
+        for generation in [1, 2] {
+            for role in ["environmentd", "clusterd"] {
+                let config = Config::new(url)?
+                    .client_name(&format!("{role}-{generation}"))
+                    .role(role)
+                    .deploy_generation(generation);
+                let (client, mut events) = connect(config);
+                let tokens: Vec<_> = shared.iter().map(|s| client.subscribe(s)).collect();
+                tasks.spawn(async move {
+                    while events.next().await.is_some() {}
+                    drop(tokens);
+                });
+                if role == "environmentd" {
+                    let (shared, seqnos) = (shared.clone(), Arc::clone(&seqnos));
+                    tasks.spawn(async move {
+                        let mut ticks = tokio::time::interval(Duration::from_millis(10));
+                        loop {
+                            ticks.tick().await;
+                            let n = seqnos.fetch_add(1, Ordering::Relaxed);
+                            let turn = n / shared.len() as u64;
+                            if let Some(shard) = shared.get(n as usize % shared.len()) {
+                                client.push_diff(shard, turn + 1, Bytes::from(vec![7; 900]));
+                            }
+                        }
+                    });
+                }
+            }
+        }
+        Ok(Self(tasks))
+    }
+}
+
 #[tokio::test]
 async fn it_shows_recorded_traffic_as_it_comes() -> Verdict {
     let Some(mut browser) = installed("it_shows_recorded_traffic_as_it_comes").await? else {
@@ -72,10 +118,17 @@ async fn it_shows_recorded_traffic_as_it_comes() -> Verdict {
         .until("document.getElementById('findings').innerText.includes('Nobody is connected')")
         .await?;
 
-    // Of generation 2, beside those of the recording, which cannot say theirs.
-    let mut hello = v1_peer::hello("environmentd");
-    hello.deploy_generation = 2;
-    let _newer = v1_peer::Peer::connect_as(&server.url(), hello).await?;
+    // Beside those of the recording, which cannot say theirs.
+    let _generations = Generations::begin(&server.url())?;
+    if std::env::var_os("PICTURES").is_some() {
+        // The one of the README: two generations that write, for a while.
+        browser
+            .until(
+                "document.querySelector('#charts path').getAttribute('d').split('L').length > 50",
+            )
+            .await?;
+        picture(&mut browser, "status.png").await?;
+    }
     let recording = recording::named("v0-contended")?;
     let (url, store) = (server.url(), Store::default());
     // Slowly, so that it lasts for longer than any browser takes to show it.
@@ -89,7 +142,9 @@ async fn it_shows_recorded_traffic_as_it_comes() -> Verdict {
             ))
             .await?;
         browser
-            .until(&shows("'groups').innerText.match(/\\s2\\s+v1/) !== null"))
+            .until(&shows(
+                "'groups').innerText.match(/\\s2\\s+v1\\s+environmentd/) !== null",
+            ))
             .await?;
         // Several shards that move, and charts that have more than a point.
         browser
