@@ -14,31 +14,8 @@ source compat-tests/tools.env
 tools=$PWD/target/tools
 export PATH=$tools/bin:$PATH
 
-step() {
-    printf '\n==> [%4d s] %s\n' "$SECONDS" "$*"
-}
-
-fail() {
-    printf 'run.sh: %s\n' "$*" >&2
-    exit 1
-}
-
-# need PROGRAM PACKAGE...: installs the Debian packages if there is no PROGRAM.
-need() {
-    local program=$1 root=()
-    shift
-    if command -v "$program" >/dev/null; then return; fi
-    step "apt-get install $*"
-    command -v apt-get >/dev/null ||
-        fail "$program is missing, and there is no apt-get: install it (Debian calls it: $*)"
-    if [[ $(id -u) -ne 0 ]]; then
-        { command -v sudo && sudo -n true; } >/dev/null 2>&1 ||
-            fail "$program is missing; to install it: sudo apt-get install $*"
-        root=(sudo)
-    fi
-    "${root[@]}" apt-get -q update
-    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qy install --no-install-recommends "$@"
-}
+# shellcheck source=compat-tests/need.sh
+source compat-tests/need.sh
 
 # A Go that can build what asks for a newer Go: since 1.21 the go command
 # fetches the toolchain that is asked for. An older one can fetch it as a

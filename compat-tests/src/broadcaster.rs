@@ -73,6 +73,12 @@ impl Broadcaster {
 
     /// Where it serves.
     #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The same, to connect to.
+    #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }

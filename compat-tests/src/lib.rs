@@ -20,6 +20,7 @@
 //! | [`replay`] | plays a recording to a server over v0 |
 //! | [`simulation`] | the server and the client over a simulated network and clock |
 //! | [`broadcaster`] | the yardstick: a plain v0 server without a log |
+//! | [`relay`] | the other yardstick: what TCP itself allows |
 //! | [`bystanders`] | sessions that are to notice nothing |
 //! | [`operator`] | what the admin port shows |
 //! | [`child`] | starts the real server as a child process |
@@ -48,6 +49,7 @@ pub mod proxy;
 pub mod raw_call;
 pub mod raw_connection;
 pub mod recording;
+pub mod relay;
 pub mod replay;
 pub mod simulation;
 pub mod store;

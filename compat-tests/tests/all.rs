@@ -9,6 +9,7 @@ mod admin;
 mod bad_input_stream;
 mod bad_input_v0;
 mod bad_input_v1;
+mod benching;
 mod broadcasting;
 mod burst;
 mod children;

@@ -38,6 +38,7 @@ mod listener;
 mod mailbox;
 mod metrics;
 mod outbox;
+mod process;
 mod registry;
 mod retention;
 mod service;

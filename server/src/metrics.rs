@@ -11,6 +11,8 @@ use prometheus::{
 };
 use tokio::time::Instant;
 
+use crate::process::ProcessMetrics;
+
 /// Registers a metric. A name that is registered twice is a defect that every
 /// start shows, so it is an error of the start.
 fn register<C: Collector + Clone + 'static>(
@@ -327,6 +329,7 @@ pub(crate) struct ScrapeMetrics {
     pub(crate) shards: IntGauge,
     pub(crate) log_bytes: IntGauge,
     pub(crate) log_bytes_limit: IntGauge,
+    pub(crate) process: ProcessMetrics,
 }
 
 impl ScrapeMetrics {
@@ -383,6 +386,7 @@ impl ScrapeMetrics {
                 "persist_pubsub_log_bytes_limit",
                 "The bound on persist_pubsub_log_bytes (--log-bytes-total).",
             )?,
+            process: ProcessMetrics::new(registry)?,
         })
     }
 }

@@ -1,5 +1,6 @@
 //! The command line: one subcommand, one file.
 
+mod bench;
 mod listing;
 mod push;
 mod replay;
@@ -42,6 +43,8 @@ enum Command {
     Push(push::PushArgs),
     /// Play recorded v0 traffic, one connection per recorded client
     Replay(replay::ReplayArgs),
+    /// Load a server, and report what arrived, how late, and what it cost
+    Bench(Box<bench::BenchArgs>),
     /// List the connected sessions
     Sessions(listing::SessionsArgs),
     /// List the shards that have subscribers or recent diffs
@@ -115,6 +118,7 @@ pub fn run() -> ExitCode {
             Some(Command::Tap(args)) => tap::run(args).await,
             Some(Command::Push(args)) => push::run(args).await,
             Some(Command::Replay(args)) => replay::run(args).await,
+            Some(Command::Bench(args)) => bench::run(*args).await,
             Some(Command::Sessions(args)) => listing::sessions(args).await,
             Some(Command::Shards(args)) => listing::shards(args).await,
             Some(Command::Top(args)) => top::run(args).await,

@@ -28,6 +28,11 @@ impl Server {
     pub(crate) async fn connect(&self) -> Result<Channel, Failure> {
         connect(&self.url()?).await
     }
+
+    /// Host and port, for who speaks something else than gRPC's library.
+    pub(crate) fn authority(&self) -> Result<String, Failure> {
+        authority("--server", &self.server)
+    }
 }
 
 /// The operators' port of a server.
@@ -66,6 +71,13 @@ fn url(flag: &'static str, text: &str) -> Result<String, Failure> {
         }
         .into()),
     }
+}
+
+/// Host and port of a URL.
+pub(crate) fn authority(flag: &'static str, text: &str) -> Result<String, Failure> {
+    let url: http::Uri = url(flag, text)?.parse()?;
+    let host = url.host().unwrap_or_default();
+    Ok(format!("{host}:{}", url.port_u16().unwrap_or(80)))
 }
 
 async fn connect(url: &str) -> Result<Channel, Failure> {

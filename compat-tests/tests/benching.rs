@@ -1,0 +1,111 @@
+//! `persist-pubsub bench`: what it counts is what there was.
+
+use std::process::{Output, Stdio};
+
+use persist_pubsub_compat_tests::broadcaster::Broadcaster;
+use persist_pubsub_compat_tests::child::binary;
+use persist_pubsub_compat_tests::wait::within;
+use serde_json::Value;
+
+use super::{Failure, Verdict, server};
+
+async fn bench(url: &str, flags: &[&str]) -> Result<Output, Failure> {
+    let mut command = tokio::process::Command::new(binary().await?);
+    command
+        .args(["bench", "--format=json", "--warmup=0s", "--duration=300ms"])
+        .args(["--server", url])
+        .args(flags)
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    Ok(within("the bench to end", command.output()).await??)
+}
+
+fn report(output: &Output) -> Result<Value, Failure> {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    serde_json::from_slice(&output.stdout).map_err(|e| format!("{e}; it said: {stderr}").into())
+}
+
+/// Two publishers of seven shards, of which each of five subscribers follows
+/// three.
+#[tokio::test]
+async fn everything_arrives_over_both_wires() -> Verdict {
+    let server = server(&[]).await?;
+    let admin = server.admin_url();
+    let work = [
+        "--publishers=2",
+        "--subscribers=5",
+        "--shards=7",
+        "--shards-per-subscriber=3",
+        "--stalled=1",
+        "--admin",
+        &admin,
+    ];
+    for wire in ["--wire=v0", "--wire=v1"] {
+        for pace in [&["--rate=700", "--burst=5"][..], &["--window=16"]] {
+            let output = bench(&server.url(), &[&work, &[wire][..], pace].concat()).await?;
+            assert!(output.status.success(), "{output:?}");
+            let report = report(&output)?;
+            assert!(report["pushes"].as_u64() > Some(0), "{report}");
+            assert_eq!(report["missing"], 0, "{report}");
+            assert_eq!(report["expected_in_all"], report["delivered_in_all"]);
+            // A push has three subscribers at most, and two at least.
+            let (pushes, deliveries) = (&report["pushes"], &report["deliveries"]);
+            let each = deliveries.as_f64().unwrap() / pushes.as_f64().unwrap();
+            assert!((2.0..=3.0).contains(&each), "{report}");
+            let memory = &report["server"]["resident_bytes"]["subscribed"];
+            assert!(memory.as_u64() > Some(1_000_000), "{report}");
+            assert!(
+                report["server"]["cpu_seconds"].as_f64() > Some(0.0),
+                "{report}"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_lost_is_counted_and_is_a_failure() -> Verdict {
+    let broadcaster = Broadcaster::start(1).await?;
+    let lossy = [
+        "--wire=v0",
+        "--rate=20000",
+        "--burst=2000",
+        "--settle=100ms",
+    ];
+    let output = bench(&broadcaster.url(), &lossy).await?;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let report = report(&output)?;
+    assert!(report["missing"].as_u64() > Some(0), "{report}");
+    assert!(broadcaster.dropped() > 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_otherwise_is_an_error() -> Verdict {
+    let server = server(&[]).await?;
+    let output = bench(&server.url(), &["--wire=nats"]).await?;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.starts_with("error: "), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn work_that_cannot_be_is_named() -> Verdict {
+    for (flag, value) in [
+        ("--shards", "0"),
+        ("--publishers", "2"),
+        ("--shards-per-subscriber", "2"),
+        ("--diff-size", "23"),
+        ("--rate", "0"),
+        ("--rate", "NaN"),
+        ("--window", "0"),
+        ("--burst", "99999999"),
+    ] {
+        let output = bench("127.0.0.1:1", &[flag, value]).await?;
+        assert_eq!(output.status.code(), Some(2), "{flag} {value}: {output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(flag), "{flag} {value}: {said}");
+    }
+    Ok(())
+}
