@@ -55,10 +55,13 @@ pub(crate) struct Publication {
 pub(crate) struct Diff {
     /// The publisher's stamp; 0: none.
     committed_unix_nanos: u64,
-    /// The opaque diff: a slice of the frame it came in.
-    payload: Bytes,
-    v0: OnceLock<Bytes>,
-    v1: OnceLock<Bytes>,
+    /// The frame of the wire version that it came in, and where the opaque diff
+    /// stands in it. (A slice of its own would cost each diff an allocation more.)
+    frame: Bytes,
+    came: Wire,
+    payload: Range<u32>,
+    /// The frame of the other wire version, once somebody needs it.
+    other: OnceLock<Bytes>,
 }
 
 impl Diff {
@@ -71,30 +74,29 @@ impl Diff {
         let mut frame = BytesMut::with_capacity(PREFIX + message.len());
         put_prefix(&mut frame, message.len());
         frame.put_slice(message);
-        let frame = frame.freeze();
-        let diff = Self {
+        Self {
             committed_unix_nanos: nanos,
-            payload: frame.slice(PREFIX + payload.start..PREFIX + payload.end),
-            v0: OnceLock::new(),
-            v1: OnceLock::new(),
-        };
-        // A fresh cell: the first set succeeds.
-        let _ = diff.cell(wire).set(frame);
-        diff
+            frame: frame.freeze(),
+            came: wire,
+            payload: place(payload.start)..place(payload.end),
+            other: OnceLock::new(),
+        }
     }
 
-    fn cell(&self, wire: Wire) -> &OnceLock<Bytes> {
-        match wire {
-            Wire::V0 => &self.v0,
-            Wire::V1 => &self.v1,
-        }
+    /// The opaque diff: a slice of the frame it came in.
+    fn payload(&self) -> Bytes {
+        let range = self.payload.start as usize..self.payload.end as usize;
+        self.frame.slice(range)
     }
 
     /// The frame for one wire version, encoded if this is its first use.
     /// `now_nanos` stands in for a stamp that is missing, in v0: a deployed
     /// client may count on there being one.
     pub(crate) fn frame(&self, wire: Wire, shard: ShardId, seqno: u64, now_nanos: u64) -> &Bytes {
-        self.cell(wire).get_or_init(|| match wire {
+        if wire == self.came {
+            return &self.frame;
+        }
+        self.other.get_or_init(|| match wire {
             Wire::V0 => encode_frame(&v0::ProtoPubSubMessage {
                 timestamp: Some(duration(match self.committed_unix_nanos {
                     0 => now_nanos,
@@ -104,7 +106,7 @@ impl Diff {
                     v0::ProtoPushDiff {
                         shard_id: shard.to_string(),
                         seqno,
-                        diff: self.payload.clone(),
+                        diff: self.payload(),
                     },
                 )),
             }),
@@ -113,7 +115,7 @@ impl Diff {
                     shard_id: shard.to_bytes(),
                     seqno,
                     committed_unix_nanos: self.committed_unix_nanos,
-                    diff: self.payload.clone(),
+                    diff: self.payload(),
                 })),
             }),
         })
@@ -131,7 +133,7 @@ impl Diff {
 
     /// Bytes of memory that the frames hold.
     pub(crate) fn frame_bytes(&self) -> usize {
-        self.v0.get().map_or(0, Bytes::len) + self.v1.get().map_or(0, Bytes::len)
+        self.frame.len() + self.other.get().map_or(0, Bytes::len)
     }
 }
 
@@ -141,6 +143,12 @@ fn duration(nanos: u64) -> v0::ProtoDuration {
         // Below 10^9 by the remainder.
         nanos: (nanos % NANOS) as u32,
     }
+}
+
+/// A place in a frame. Messages are bounded far below 4 GiB
+/// (`--max-message-bytes`, itself at most 1 GiB).
+fn place(of_message: usize) -> u32 {
+    u32::try_from(PREFIX + of_message).unwrap_or(u32::MAX)
 }
 
 const NANOS: u64 = 1_000_000_000;
@@ -195,7 +203,10 @@ pub(crate) enum MessageError {
 
 /// Reads a message of a v0 client. `now_nanos` stands in for a stamp that is
 /// missing: a deployed client may count on there being one.
-pub(crate) fn read_v0(message: &Bytes, now_nanos: u64) -> Result<FromV0, MessageError> {
+pub(crate) fn read_v0(
+    message: &Bytes,
+    now_nanos: impl FnOnce() -> u64,
+) -> Result<FromV0, MessageError> {
     if let Some(publication) = spelled_v0(message) {
         return Ok(FromV0::Push(publication));
     }
@@ -209,7 +220,7 @@ pub(crate) fn read_v0(message: &Bytes, now_nanos: u64) -> Result<FromV0, Message
             let nanos = decoded
                 .timestamp
                 .and_then(|t| t.secs.checked_mul(NANOS)?.checked_add(t.nanos.into()))
-                .unwrap_or(now_nanos);
+                .unwrap_or_else(now_nanos);
             let shard = m.shard_id.parse()?;
             FromV0::Push(Publication {
                 shard,

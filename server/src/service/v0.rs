@@ -53,7 +53,7 @@ impl Speaker {
     }
 
     fn handle(&self, message: &Bytes) -> Result<(), Refusal> {
-        match frame::read_v0(message, self.session.shared().clock.unix_nanos())? {
+        match frame::read_v0(message, || self.session.shared().clock.unix_nanos())? {
             FromV0::Push(publication) => self.session.publish(publication),
             FromV0::Subscribe(shard) => {
                 let shards = [(shard, Start::Replay)];

@@ -1,12 +1,15 @@
-//! For the fuzz targets of `compat-tests`: what peers' bytes are read with, as
-//! it is, without a connection around it. Not for anybody else, and no part of
-//! this crate's promises.
+//! For the fuzz targets of `compat-tests`, and for `benches/`: what peers' bytes
+//! are read with, and what sessions do, as they are, without a connection around
+//! them. Not for anybody else, and no part of this crate's promises.
+
+mod fan;
 
 use bytes::Bytes;
 use persist_pubsub_proto::ShardId;
 
 use crate::frame::{self, FromV0, Publication, Wire};
 use crate::service::framing::{Framing, Piece};
+pub use fan::{Defect, Fan};
 
 /// What a body was cut into.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -90,7 +93,7 @@ impl From<Publication> for Published {
 /// It cannot be taken, and why.
 pub fn read_v0(message: &Bytes) -> Result<Said, String> {
     Ok(
-        match frame::read_v0(message, 1).map_err(|error| error.to_string())? {
+        match frame::read_v0(message, || 1).map_err(|error| error.to_string())? {
             FromV0::Push(publication) => Said::Publish(publication.into()),
             FromV0::Subscribe(shard) => Said::Subscribe(shard),
             FromV0::Unsubscribe(shard) => Said::Unsubscribe(shard),
