@@ -2,6 +2,7 @@
 
 mod frames;
 mod handshakes;
+mod together;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -18,7 +19,7 @@ use http::{Request, Response};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -35,6 +36,8 @@ use crate::metrics::ListenerMetrics;
 use crate::service::Connection;
 use frames::Watched;
 use handshakes::{Handshake, Handshakes};
+pub(crate) use together::Parts;
+use together::Together;
 
 /// How often a connection looks at its clocks.
 const TICK: Duration = Duration::from_secs(1);
@@ -229,13 +232,14 @@ async fn connection<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     let handle = Connection {
         peer,
         cut: Arc::new(Notify::new()),
+        parts: Parts::default(),
     };
     let service = ConnectionService {
         routes,
         handle: handle.clone(),
         activity: Arc::clone(&activity),
     };
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let mut builder = http2::Builder::new(handle.parts.clone());
     builder
         .timer(TokioTimer::new())
         // gRPC has no use for it.
@@ -250,7 +254,7 @@ async fn connection<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
         .keep_alive_interval(limits.keepalive)
         .keep_alive_timeout(limits.keepalive_timeout);
     let serving = builder.serve_connection(TokioIo::new(io), service);
-    tokio::pin!(serving);
+    let mut serving = Together::new(serving, handle.parts.clone());
     let opened_at = Instant::now();
     let mut busy_at = opened_at;
     let mut leaving = false;
@@ -269,7 +273,9 @@ async fn connection<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
             }
             () = drain.reached(DrainState::Closed), if !leaving => {
                 leaving = true;
-                serving.as_mut().graceful_shutdown();
+                if let Some(serving) = serving.connection() {
+                    serving.graceful_shutdown();
+                }
             }
             now = ticks.tick() => {
                 if !activity.started.load(Ordering::Relaxed) {
@@ -283,13 +289,15 @@ async fn connection<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
                 } else if !leaving && now.duration_since(busy_at) >= limits.idle_timeout {
                     metrics.idle_timeouts.inc();
                     leaving = true;
-                    serving.as_mut().graceful_shutdown();
+                    if let Some(serving) = serving.connection() {
+                        serving.graceful_shutdown();
+                    }
                 } else if leaving && now.duration_since(busy_at) >= limits.idle_timeout + limits.keepalive {
                     // It was asked to go, and did not.
                     break;
                 }
             }
-            served = serving.as_mut() => {
+            served = &mut serving => {
                 if let Err(error) = served {
                     tracing::debug!(%peer, %error, "connection failed");
                 }

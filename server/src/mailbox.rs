@@ -1,5 +1,6 @@
 //! Which of a session's shards have something for it.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Waker};
@@ -53,6 +54,47 @@ impl Names {
     }
 }
 
+thread_local! {
+    /// Whom to wake, while this thread is within [`wake_later`].
+    static LATER: RefCell<Option<Vec<Waker>>> = const { RefCell::new(None) };
+}
+
+/// Does some work, and only then wakes the sessions for which it has left
+/// marks. Of a publisher that sends many diffs at a time they find all when they look,
+/// not the first alone; and nobody is woken under a shard's lock. The work is
+/// one poll of a connection: it is short, and waits for nothing.
+pub(crate) fn wake_later<T>(work: impl FnOnce() -> T) -> T {
+    /// Also when the work panics.
+    struct WakeAll;
+    impl Drop for WakeAll {
+        fn drop(&mut self) {
+            // Taken out first: who is woken may mark.
+            for waker in LATER.take().into_iter().flatten() {
+                waker.wake();
+            }
+        }
+    }
+    if LATER.with_borrow(Option::is_some) {
+        return work();
+    }
+    LATER.set(Some(Vec::new()));
+    let _wake_all = WakeAll;
+    work()
+}
+
+fn wake(waker: Waker) {
+    let now = LATER.with_borrow_mut(|later| match later {
+        Some(later) => {
+            later.push(waker);
+            None
+        }
+        None => Some(waker),
+    });
+    if let Some(waker) = now {
+        waker.wake();
+    }
+}
+
 /// The slots of a session that have been marked since it last looked, and the
 /// waker of whoever polls the session's stream.
 #[derive(Debug, Default)]
@@ -74,7 +116,8 @@ impl Mailbox {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Marks a slot and wakes the session.
+    /// Marks a slot and wakes the session, now or at the end of
+    /// [`wake_later`].
     pub(crate) fn mark(&self, slot: u32, now: Instant) {
         let waker = {
             let mut inner = self.lock();
@@ -83,7 +126,7 @@ impl Mailbox {
             inner.waker.take()
         };
         if let Some(waker) = waker {
-            waker.wake();
+            wake(waker);
         }
     }
 
@@ -115,5 +158,63 @@ impl Mailbox {
     pub(crate) fn waiting(&self) -> (usize, Option<Instant>) {
         let inner = self.lock();
         (inner.ready.len(), inner.since)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// A mailbox that somebody sleeps on, and who counts its wakings.
+    fn asleep() -> (Mailbox, Arc<Count>) {
+        let (mailbox, count) = (Mailbox::default(), Arc::<Count>::default());
+        let waker = Waker::from(Arc::clone(&count));
+        mailbox.take(&mut Names::default(), true, &Context::from_waker(&waker));
+        (mailbox, count)
+    }
+
+    #[test]
+    fn a_mark_wakes_once_and_within_the_work_when_that_is_over() {
+        let (mailbox, count) = asleep();
+        mailbox.mark(1, Instant::now());
+        mailbox.mark(2, Instant::now());
+        assert_eq!(count.0.load(Ordering::SeqCst), 1);
+
+        let (mailbox, count) = asleep();
+        wake_later(|| {
+            wake_later(|| mailbox.mark(1, Instant::now()));
+            assert_eq!(count.0.load(Ordering::SeqCst), 0);
+        });
+        assert_eq!(count.0.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn work_that_panics_has_woken_whom_it_marked() {
+        let (mailbox, count) = asleep();
+        let work = std::panic::AssertUnwindSafe(|| {
+            wake_later(|| {
+                mailbox.mark(1, Instant::now());
+                panic!("as it may");
+            });
+        });
+        assert!(std::panic::catch_unwind(work).is_err());
+        assert_eq!(count.0.load(Ordering::SeqCst), 1);
+        // And the next work is as any other.
+        let (mailbox, count) = asleep();
+        wake_later(|| mailbox.mark(1, Instant::now()));
+        assert_eq!(count.0.load(Ordering::SeqCst), 1);
     }
 }

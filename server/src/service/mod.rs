@@ -27,6 +27,7 @@ use tonic::server::NamedService;
 use crate::drain::Drain;
 use crate::error::EndReason;
 use crate::frame::Wire;
+use crate::listener::Parts;
 use crate::logging::LogGate;
 use crate::outbox::When;
 use crate::session::{Session, Shared};
@@ -49,6 +50,8 @@ pub(crate) struct Connection {
     pub(crate) peer: SocketAddr,
     /// Cuts the connection when notified.
     pub(crate) cut: Arc<Notify>,
+    /// Runs what reads a stream in the connection's task.
+    pub(crate) parts: Parts,
 }
 
 /// What the streams need, beside what all sessions share.
@@ -155,8 +158,9 @@ impl<const V1: bool> StreamService<V1> {
         let session = Session::new(id, wire, connection.peer, Arc::clone(shared));
         let (parts, body) = request.into_parts();
         let (reading, context) = (Arc::clone(&session), Arc::clone(context));
+        let whole = connection.parts.clone();
         // Ends by itself when the stream does: `read` watches for that.
-        tokio::spawn(async move {
+        whole.run(async move {
             let _end = EndWithReader(Arc::clone(&reading));
             if V1 {
                 let dialect = v1::Speaker::new(Arc::clone(&reading), &context);
