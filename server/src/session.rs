@@ -157,6 +157,7 @@ impl Session {
             // subscriptions back.
             return Ok(());
         }
+        outbox.reserve(shards.len());
         let mut answers = Vec::with_capacity(shards.len());
         let mut refused = None;
         for &(shard, start) in shards {

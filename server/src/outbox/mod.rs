@@ -9,11 +9,14 @@
 
 mod batch;
 
+use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, VecDeque};
+use std::hash::BuildHasher as _;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use hashbrown::HashTable;
 use persist_pubsub_proto::ShardId;
 use tokio::time::Instant;
 
@@ -35,10 +38,10 @@ pub(crate) struct Slot {
     /// It has once read everything that there was: what it reads now is new.
     live: bool,
     cursor: Cursor,
-    /// Published by this session and not passed by the cursor yet: never a gap
-    /// to it. None of it, for most.
-    own: Option<Box<Own>>,
 }
+
+// There are more of these than of anything else.
+const _: () = assert!(size_of::<Option<Slot>>() <= 40);
 
 /// Ranges of its own publications kept for a subscription of a v0 session.
 /// v0 has no gaps: what is forgotten may be sent to who published it, if
@@ -51,7 +54,12 @@ pub(crate) struct Outbox {
     reader: Reader,
     slots: Vec<Option<Slot>>,
     free: Vec<u32>,
-    by_shard: HashMap<ShardId, u32>,
+    /// The names of the slots, to be found by their topics' shards.
+    names: HashTable<u32>,
+    hasher: RandomState,
+    /// By slot: what this session published and the cursor has not passed yet,
+    /// which is never a gap to it. Most have nothing of it, and stand not here.
+    own: HashMap<u32, Own>,
     /// Ranges of own publications that all slots hold.
     own_ranges: usize,
     /// Slots that have something to read. One that was given back meanwhile is
@@ -92,7 +100,9 @@ impl Outbox {
             reader,
             slots: Vec::new(),
             free: Vec::new(),
-            by_shard: HashMap::new(),
+            names: HashTable::new(),
+            hasher: RandomState::new(),
+            own: HashMap::new(),
             own_ranges: 0,
             pending: Names::default(),
             since: None,
@@ -105,12 +115,24 @@ impl Outbox {
     }
 
     pub(crate) fn subscriptions(&self) -> usize {
-        self.by_shard.len()
+        self.names.len()
+    }
+
+    /// Room for so many subscriptions more.
+    pub(crate) fn reserve(&mut self, subscriptions: usize) {
+        let fresh = subscriptions.saturating_sub(self.free.len());
+        self.slots.reserve(fresh);
+    }
+
+    fn name_of(&self, shard: ShardId) -> Option<u32> {
+        let is_it = |name: &u32| shard_of(&self.slots, *name) == Some(shard);
+        let hash = self.hasher.hash_one(shard);
+        self.names.find(hash, is_it).copied()
     }
 
     pub(crate) fn slot_of(&mut self, shard: ShardId) -> Option<&mut Slot> {
-        let slot = *self.by_shard.get(&shard)?;
-        self.slots.get_mut(slot as usize)?.as_mut()
+        let name = self.name_of(shard)?;
+        self.slots.get_mut(name as usize)?.as_mut()
     }
 
     /// The name that the next subscription will have.
@@ -123,13 +145,12 @@ impl Outbox {
     /// Adds a subscription, under the name that `next_slot` gave.
     pub(crate) fn add(&mut self, topic: Arc<Topic>, index: u32, cursor: Cursor) {
         let name = self.next_slot();
-        self.by_shard.insert(topic.shard, name);
+        let hash = self.hasher.hash_one(topic.shard);
         let slot = Some(Slot {
             topic,
             index,
             live: false,
             cursor,
-            own: None,
         });
         if self.free.pop().is_some() {
             if let Some(place) = self.slots.get_mut(name as usize) {
@@ -138,24 +159,33 @@ impl Outbox {
         } else {
             self.slots.push(slot);
         }
+        let (slots, hasher) = (&self.slots, &self.hasher);
+        // Every name in the table is that of a slot that is taken.
+        let rehash = |name: &u32| shard_of(slots, *name).map_or(0, |s| hasher.hash_one(s));
+        self.names.insert_unique(hash, name, rehash);
     }
 
     pub(crate) fn remove(&mut self, shard: ShardId) -> Option<Slot> {
-        let name = self.by_shard.remove(&shard)?;
+        let name = self.name_of(shard)?;
+        let hash = self.hasher.hash_one(shard);
+        if let Ok(entry) = self.names.find_entry(hash, |other| *other == name) {
+            entry.remove();
+        }
         let slot = self.slots.get_mut(name as usize)?.take();
         self.free.push(name);
-        self.own_ranges -= slot.as_ref().map_or(0, Slot::own_ranges);
-        if self.by_shard.is_empty() {
+        self.own_ranges -= self.own.remove(&name).map_or(0, |own| own.len());
+        if self.names.is_empty() {
             self.slots = Vec::new();
             self.free = Vec::new();
-            self.by_shard = HashMap::new();
+            self.names = HashTable::new();
         }
         slot
     }
 
     /// Gives all subscriptions back.
     pub(crate) fn clear(&mut self) -> Vec<Slot> {
-        self.by_shard = HashMap::new();
+        self.names = HashTable::new();
+        self.own = HashMap::new();
         self.free = Vec::new();
         self.pending = Names::default();
         self.control = VecDeque::new();
@@ -171,11 +201,25 @@ impl Outbox {
     /// ranges of own publications are kept now, for all shards.
     pub(crate) fn published_own(&mut self, shard: ShardId, seqno: u64, verdict: Verdict) -> usize {
         let wire = self.reader.wire;
-        if let Some(slot) = self.slot_of(shard) {
-            let before = slot.own_ranges();
-            slot.published_own(seqno, verdict, wire);
-            let after = slot.own_ranges();
-            self.own_ranges = self.own_ranges + after - before;
+        let name = self.name_of(shard);
+        let slot = name.and_then(|name| self.slots.get_mut(name as usize)?.as_mut());
+        let (Some(name), Some(slot)) = (name, slot) else {
+            return self.own_ranges;
+        };
+        if verdict.was_doubted() {
+            self.own.entry(name).or_default().add_doubted(seqno);
+            return self.own_ranges;
+        }
+        // What another had published before may still surface below the cursor.
+        let passed = slot.cursor.pass_own(seqno);
+        if !passed || verdict == Verdict::Duplicate {
+            let own = self.own.entry(name).or_default();
+            let before = own.len();
+            own.add(seqno);
+            if wire == Wire::V0 {
+                own.keep_highest(V0_OWN_RANGES);
+            }
+            self.own_ranges = self.own_ranges + own.len() - before;
         }
         self.own_ranges
     }
@@ -292,7 +336,7 @@ impl Outbox {
             };
             batch.live = slot.live;
             let mut none = Own::default();
-            let own = slot.own.as_deref_mut().unwrap_or(&mut none);
+            let own = self.own.get_mut(&name).unwrap_or(&mut none);
             let ranges = own.len();
             let reading = slot.topic.read(
                 slot.index,
@@ -304,8 +348,8 @@ impl Outbox {
             );
             encoded += reading.encoded;
             self.own_ranges -= ranges - own.len();
-            if own.is_empty() {
-                slot.own = None;
+            if own.is_empty() && !self.own.is_empty() {
+                self.own.remove(&name);
             }
             slot.live |= !reading.more;
             if reading.more {
@@ -326,24 +370,9 @@ impl Slot {
         self.live = false;
         self.cursor = self.topic.replay(self.index, now, registry.topic_limits());
     }
+}
 
-    fn own_ranges(&self) -> usize {
-        self.own.as_ref().map_or(0, |own| own.len())
-    }
-
-    fn published_own(&mut self, seqno: u64, verdict: Verdict, wire: Wire) {
-        if verdict.was_doubted() {
-            self.own.get_or_insert_default().add_doubted(seqno);
-            return;
-        }
-        // What another had published before may still surface below the cursor.
-        let passed = self.cursor.pass_own(seqno);
-        if !passed || verdict == Verdict::Duplicate {
-            let own = self.own.get_or_insert_default();
-            own.add(seqno);
-            if wire == Wire::V0 {
-                own.keep_highest(V0_OWN_RANGES);
-            }
-        }
-    }
+/// The shard of a slot that is taken.
+fn shard_of(slots: &[Option<Slot>], name: u32) -> Option<ShardId> {
+    Some(slots.get(name as usize)?.as_ref()?.topic.shard)
 }

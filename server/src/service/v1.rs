@@ -26,6 +26,10 @@ const MAX_CAPABILITY: usize = 64;
 /// Shards subscribed under one hold of the session's lock, and named in one
 /// `Subscribed`.
 const SHARDS_PER_STEP: usize = 256;
+/// Steps before others get their turn. Nearly every request is done by then:
+/// one that waits keeps its memory, and after a restart all sessions subscribe
+/// at once.
+const STEPS_PER_TURN: usize = 4;
 /// Intervals of silence after which the client is given up.
 const SILENT_INTERVALS: u32 = 3;
 
@@ -179,15 +183,18 @@ impl Speaker {
                 }
             })
             .collect::<Result<_, Refusal>>()?;
+        drop(subscribe);
         self.session.room_for(&shards)?;
         let mut steps = shards.chunks(SHARDS_PER_STEP);
         // A request for nothing is answered as well.
         let first = steps.next().unwrap_or_default();
-        for step in std::iter::once(first).chain(steps) {
+        for (n, step) in std::iter::once(first).chain(steps).enumerate() {
+            if n > 0 && n.is_multiple_of(STEPS_PER_TURN) {
+                tokio::task::yield_now().await;
+            }
             self.session
                 .subscribe(step, |answers| subscribed(request_id, answers))?;
             self.session.room_to_answer().await;
-            tokio::task::yield_now().await;
         }
         Ok(())
     }
@@ -318,12 +325,15 @@ fn check_hello(hello: &v1::Hello) -> Result<(), Refusal> {
 }
 
 fn subscribed(request_id: u64, answers: &[Answer]) -> Vec<Bytes> {
+    // One allocation for all of them.
+    let ids = answers.iter().flat_map(|answer| *answer.shard.as_bytes());
+    let mut ids = Bytes::from_iter(ids);
     let heads = encode(Response::Subscribed(v1::Subscribed {
         request_id,
         shards: answers
             .iter()
             .map(|answer| v1::ShardHead {
-                shard_id: answer.shard.to_bytes(),
+                shard_id: ids.split_to(answer.shard.as_bytes().len()),
                 highest_seqno: answer.head,
             })
             .collect(),

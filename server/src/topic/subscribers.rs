@@ -6,28 +6,27 @@ use tokio::time::Instant;
 
 use crate::mailbox::Mailbox;
 
-/// Subscribers at stable places, so that a session can name its own.
+/// In a slot's name: the mailbox has been told, and the session has not read
+/// since. Names are far below it: `--max-subscriptions-per-session`.
+const MARKED: u32 = 1 << 31;
+
+/// Subscribers at stable places, so that a session can name its own. Two lists
+/// side by side, and no flag of its own: there are many more subscriptions than
+/// there is of anything else.
 #[derive(Debug, Default)]
 pub(super) struct Subscribers {
-    slots: Vec<Option<Subscriber>>,
+    /// None: a free place.
+    mailboxes: Vec<Option<Arc<Mailbox>>>,
+    /// The session's name for the subscription, with [`MARKED`].
+    slots: Vec<u32>,
     free: Vec<u32>,
 }
 
-#[derive(Debug)]
-struct Subscriber {
-    mailbox: Arc<Mailbox>,
-    /// The session's name for this subscription.
-    slot: u32,
-    /// The mailbox has been told, and the session has not read since.
-    marked: bool,
-}
-
-impl Subscriber {
-    fn mark(&mut self, now: Instant) {
-        if !self.marked {
-            self.marked = true;
-            self.mailbox.mark(self.slot, now);
-        }
+/// Tells one that there is something to read: once, until it has read.
+fn tell(mailbox: &Mailbox, slot: &mut u32, now: Instant) {
+    if *slot & MARKED == 0 {
+        mailbox.mark(*slot, now);
+        *slot |= MARKED;
     }
 }
 
@@ -39,25 +38,24 @@ impl Subscribers {
     /// Adds one, which the session calls `slot`, and which has not been told
     /// of anything.
     pub(super) fn add(&mut self, mailbox: &Arc<Mailbox>, slot: u32) -> u32 {
-        let subscriber = Subscriber {
-            mailbox: Arc::clone(mailbox),
-            slot,
-            marked: false,
-        };
+        debug_assert!(slot < MARKED, "a session has so many subscriptions");
+        let mailbox = Some(Arc::clone(mailbox));
         if let Some(index) = self.free.pop()
-            && let Some(place) = self.slots.get_mut(index as usize)
+            && let Some(place) = self.mailboxes.get_mut(index as usize)
+            && let Some(name) = self.slots.get_mut(index as usize)
         {
-            *place = Some(subscriber);
+            (*place, *name) = (mailbox, slot);
             return index;
         }
-        self.slots.push(Some(subscriber));
+        self.mailboxes.push(mailbox);
+        self.slots.push(slot);
         // Bounded by the sessions of a server, far below 2^32.
         u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
     }
 
     pub(super) fn remove(&mut self, index: u32) {
-        if let Some(slot) = self.slots.get_mut(index as usize)
-            && slot.take().is_some()
+        if let Some(mailbox) = self.mailboxes.get_mut(index as usize)
+            && mailbox.take().is_some()
         {
             self.free.push(index);
         }
@@ -68,26 +66,30 @@ impl Subscribers {
 
     /// Tells one that there is something to read.
     pub(super) fn mark(&mut self, index: u32, now: Instant) {
-        if let Some(Some(subscriber)) = self.slots.get_mut(index as usize) {
-            subscriber.mark(now);
+        if let Some(Some(mailbox)) = self.mailboxes.get(index as usize)
+            && let Some(slot) = self.slots.get_mut(index as usize)
+        {
+            tell(mailbox, slot, now);
         }
     }
 
     /// One has read, and knows whether there is more.
     pub(super) fn has_read(&mut self, index: u32, more: bool) {
-        if let Some(Some(subscriber)) = self.slots.get_mut(index as usize) {
-            subscriber.marked = more;
+        if let Some(slot) = self.slots.get_mut(index as usize) {
+            *slot &= !MARKED;
+            *slot |= MARKED * u32::from(more);
         }
     }
 
     /// Tells every subscriber but one that there is something to read: once,
     /// until it has read.
     pub(super) fn mark_all(&mut self, except: Option<u32>, now: Instant) {
-        for (index, subscriber) in (0_u32..).zip(&mut self.slots) {
-            if let Some(subscriber) = subscriber
+        let all = self.mailboxes.iter().zip(&mut self.slots);
+        for (index, (mailbox, slot)) in (0_u32..).zip(all) {
+            if let Some(mailbox) = mailbox
                 && Some(index) != except
             {
-                subscriber.mark(now);
+                tell(mailbox, slot, now);
             }
         }
     }
