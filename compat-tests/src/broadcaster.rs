@@ -17,10 +17,11 @@ use std::task::{Context, Poll};
 
 use persist_pubsub_proto::v0::{self, ProtoPubSubMessage, proto_pub_sub_message::Message as Kind};
 use tokio::sync::{mpsc, oneshot};
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
 use tonic::server::{Grpc, StreamingService};
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
@@ -52,17 +53,15 @@ impl Broadcaster {
             dropped: AtomicU64::new(0),
         });
         let (running, stopped) = oneshot::channel();
-        let server = tonic::transport::Server::builder()
-            .tcp_nodelay(true)
-            .serve_with_incoming_shutdown(
-                PubSub {
-                    hub: Arc::clone(&hub),
-                },
-                TcpListenerStream::new(listener),
-                async {
-                    let _: Result<Infallible, _> = stopped.await;
-                },
-            );
+        let server = tonic::transport::Server::builder().serve_with_incoming_shutdown(
+            PubSub {
+                hub: Arc::clone(&hub),
+            },
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            async {
+                let _: Result<Infallible, _> = stopped.await;
+            },
+        );
         tokio::spawn(server);
         Ok(Self {
             address,

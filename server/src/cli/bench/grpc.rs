@@ -143,6 +143,9 @@ impl Cut {
             }
             // A few bytes at a time, for the few messages that are cut.
             let wanted = match look::<L>(&self.begun)? {
+                // No further: the message may be empty, and what follows
+                // another's.
+                None if self.begun.len() < PREFIX => PREFIX,
                 None => PREFIX + 1,
                 Some((_, seen)) => PREFIX + seen,
             };
