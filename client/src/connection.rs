@@ -181,6 +181,7 @@ impl Connection {
             Refusal::Fenced(fenced) => return self.fenced(fenced),
             Refusal::Failed(reason) | Refusal::Unimplemented(reason) => reason,
         };
+        self.shared.stats.failed.one();
         let delay = self.backoff.next();
         if let Some(withheld) = self.log.failed.allows() {
             tracing::warn!(

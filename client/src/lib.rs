@@ -54,6 +54,8 @@ mod event;
 mod handle;
 mod interest;
 mod merge;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod outbox;
 #[doc(hidden)]
 pub mod probe;
@@ -68,6 +70,8 @@ use std::sync::Arc;
 pub use config::{Config, ConfigError, DEFAULT_PORT, Mode, WirePreference};
 pub use event::{Event, Reason, ServerInfo, Wire};
 pub use handle::Client;
+#[cfg(feature = "metrics")]
+pub use metrics::RegistryError;
 pub use persist_pubsub_proto::ShardId;
 pub use queue::Events;
 pub use stats::Stats;

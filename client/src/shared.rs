@@ -20,6 +20,8 @@ pub(crate) struct Shared {
     pub(crate) interest: Mutex<Interest>,
     pub(crate) outbox: Mutex<Outbox>,
     pub(crate) stats: Counters,
+    #[cfg(feature = "metrics")]
+    pub(crate) latency: crate::metrics::Latency,
     /// Wakes the connection's task: the handles are gone, or a session has
     /// something for it.
     pub(crate) nudge: Notify,
@@ -35,6 +37,8 @@ impl Shared {
             interest: Mutex::new(Interest::new(config)),
             outbox: Mutex::new(Outbox::new(config)),
             stats: Counters::default(),
+            #[cfg(feature = "metrics")]
+            latency: crate::metrics::Latency::default(),
             nudge: Notify::new(),
             released: AtomicBool::new(false),
         }

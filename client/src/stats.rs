@@ -14,6 +14,8 @@ pub struct Stats {
     pub attempts: u64,
     /// Sessions that began.
     pub established: u64,
+    /// Attempts that failed. One that met a fence did not.
+    pub failed: u64,
     /// Sessions that were lost.
     pub lost: u64,
     /// Calls of `push_diff`.
@@ -31,6 +33,10 @@ pub struct Stats {
     pub announcements_dropped: u64,
     /// Bytes of diffs that wait to be sent.
     pub buffered_bytes: u64,
+    /// Calls of `subscribe` and `subscribe_from`.
+    pub subscribes: u64,
+    /// Tokens dropped.
+    pub unsubscribes: u64,
     /// Diffs told to the host.
     pub diffs: u64,
     /// Bytes of those diffs.
@@ -77,6 +83,7 @@ macro_rules! counters {
 counters!(
     attempts,
     established,
+    failed,
     lost,
     pushes,
     sent,
@@ -85,6 +92,8 @@ counters!(
     announced,
     announcements_dropped,
     buffered_bytes,
+    subscribes,
+    unsubscribes,
     diffs,
     diff_bytes,
     duplicates,

@@ -14,6 +14,9 @@ mod connecting;
 mod draining;
 #[path = "all/ending.rs"]
 mod ending;
+#[cfg(feature = "metrics")]
+#[path = "all/metrics.rs"]
+mod metrics;
 #[path = "all/peer.rs"]
 mod peer;
 #[path = "all/pushing.rs"]

@@ -22,7 +22,9 @@
 //! | [`broadcaster`] | the yardstick: a plain v0 server without a log |
 //! | [`bystanders`] | sessions that are to notice nothing |
 //! | [`operator`] | what the admin port shows |
+//! | [`built`] | the programs that tests start, built where that is necessary |
 //! | [`child`] | starts the real server as a child process |
+//! | [`fencer`] | a v1 server that fences its clients out |
 //! | [`fuzz`] | the bodies of the fuzz targets |
 //! | [`tools`], [`grpcurl`] | programs from outside, where they are installed |
 //! | [`witness`] | holds what one v1 session hears against what was committed, promise by promise |
@@ -32,8 +34,10 @@
 #![deny(missing_docs)]
 
 pub mod broadcaster;
+pub mod built;
 pub mod bystanders;
 pub mod child;
+pub mod fencer;
 pub mod fuzz;
 pub mod grpcurl;
 pub mod histogram;

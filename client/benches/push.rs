@@ -1,0 +1,2 @@
+//! Begins.
+fn main() {}
