@@ -20,7 +20,9 @@ mod cache;
 mod consensus;
 
 use std::error::Error;
+use std::io::Write;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,8 +40,19 @@ const SHARDS: [ShardId; 3] = [
     ShardId::new([0x33; 16]),
 ];
 
+/// Exit code 0: it was interrupted, or fenced out.
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("host: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_max_level(tracing::Level::INFO)
@@ -66,18 +79,17 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for shard in SHARDS {
         cache.follow(shard);
     }
-    tokio::spawn(show(cache.clone()));
-
     tokio::select! {
-        // In good order either way, hence exit code 0.
+        // In good order either way.
         End::Fenced | End::Closed = cache.run(receiver, POLL_EVERY) => Ok(()),
-        failed = write(cache.clone()) => failed,
+        failed = write(&cache) => failed,
+        failed = show(&cache) => failed,
         interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
     }
 }
 
 /// Commits to one shard after the other, until that fails.
-async fn write(cache: Cache) -> Result<(), Box<dyn Error>> {
+async fn write(cache: &Cache) -> Result<(), Box<dyn Error>> {
     for (turn, shard) in SHARDS.into_iter().cycle().enumerate() {
         // Not in step with another process.
         let pause = 0.5 + fastrand::f64() / 2.0;
@@ -89,11 +101,12 @@ async fn write(cache: Cache) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Prints each state as it changes.
-async fn show(cache: Cache) {
+/// Prints each state as it changes, until that fails.
+async fn show(cache: &Cache) -> Result<(), Box<dyn Error>> {
     let mut watch = cache.watch();
     let mut shown = [0; SHARDS.len()];
-    while watch.changed().await.is_ok() {
+    loop {
+        watch.changed().await?;
         let mut lines = String::new();
         for (shown, (id, shard)) in shown.iter_mut().zip(watch.borrow_and_update().iter()) {
             let State { seqno, digest } = shard.state;
@@ -106,6 +119,6 @@ async fn show(cache: Cache) {
             }
         }
         // Printed when nobody waits for it any more.
-        print!("{lines}");
+        std::io::stdout().write_all(lines.as_bytes())?;
     }
 }

@@ -6,10 +6,14 @@
 // A panic is a test's verdict, in its helpers too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "all/api.rs"]
+mod api;
 #[path = "all/bad_servers.rs"]
 mod bad_servers;
 #[path = "all/connecting.rs"]
 mod connecting;
+#[path = "all/cost.rs"]
+mod cost;
 #[path = "all/draining.rs"]
 mod draining;
 #[path = "all/ending.rs"]
@@ -17,6 +21,8 @@ mod ending;
 #[cfg(feature = "metrics")]
 #[path = "all/metrics.rs"]
 mod metrics;
+#[path = "all/never_in_the_way.rs"]
+mod never_in_the_way;
 #[path = "all/peer.rs"]
 mod peer;
 #[path = "all/pushing.rs"]
