@@ -26,6 +26,7 @@
 //! | [`child`] | starts the real server as a child process |
 //! | [`fencer`] | a v1 server that fences its clients out |
 //! | [`fuzz`] | the bodies of the fuzz targets |
+//! | [`browser`] | a real browser without a window |
 //! | [`tools`], [`grpcurl`] | programs from outside, where they are installed |
 //! | [`witness`] | holds what one v1 session hears against what was committed, promise by promise |
 //! | [`watched`] | a v1 session on a real connection with a witness beside it |
@@ -34,6 +35,7 @@
 #![deny(missing_docs)]
 
 pub mod broadcaster;
+pub mod browser;
 pub mod built;
 pub mod bystanders;
 pub mod child;
