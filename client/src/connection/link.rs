@@ -17,6 +17,7 @@ use super::wire::{Inbound, Refusal, reason};
 use super::{v0, v1};
 use crate::config::{Config, WirePreference};
 use crate::event::{Reason, ServerInfo, Wire};
+use crate::home::{Kind, Place};
 use crate::interest::Bounds;
 use crate::merge::{End, Told};
 use crate::shared::{Shared, lock};
@@ -57,20 +58,24 @@ struct Silence {
 impl Link {
     /// Connects and greets. One attempt, bounded in time.
     pub(super) async fn open(
+        place: Place,
         config: Arc<Config>,
         shared: Arc<Shared>,
         id: LinkId,
     ) -> Result<Box<Self>, Refusal> {
-        let line = dial::dial(&config, shared.system.as_ref())
-            .await
-            .map_err(Refusal::Failed)?;
+        let line = match place.home.kind() {
+            Kind::At(endpoint) => dial::dial(&config, endpoint, shared.system.as_ref())
+                .await
+                .map_err(Refusal::Failed)?,
+        };
         let most = config.handshake_timeout;
-        timeout(most, Self::greet(&config, &shared, id, line))
+        timeout(most, Self::greet(&place, &config, &shared, id, line))
             .await
             .unwrap_or_else(|_| Err(Refusal::Failed(Reason::HandshakeTimeout(most))))
     }
 
     async fn greet(
+        place: &Place,
         config: &Config,
         shared: &Arc<Shared>,
         id: LinkId,
@@ -83,7 +88,7 @@ impl Link {
                 Err(Refusal::Unimplemented(_)) if auto => {
                     let greeted = greet_v0(config, shared, id, &line).await?;
                     tracing::info!(
-                        server = %config.endpoint,
+                        server = %place,
                         "the pubsub server does not have v1: speaking v0 to it"
                     );
                     greeted

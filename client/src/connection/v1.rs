@@ -68,7 +68,7 @@ pub(super) async fn open(
 }
 
 pub(super) fn hello(config: &Config) -> v1::SessionRequest {
-    let mode = match config.mode {
+    let mode = match config.settings.mode {
         Mode::ReadOnly => v1::SessionMode::ReadOnly,
         Mode::ReadWrite => v1::SessionMode::ReadWrite,
     };
