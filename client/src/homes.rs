@@ -247,7 +247,8 @@ impl Homes {
     /// subscribed; and says which sessions do.
     fn leave_who_can_be_left(&mut self) {
         let mut one_is_settled = false;
-        let mut one_is_wanted = false;
+        // Whether or not its places are known yet.
+        let one_is_wanted = self.settings.connected && !self.settings.homes.is_empty();
         for seat in &self.seats {
             let link = {
                 let board = lock(&self.shared.board);
@@ -258,10 +259,8 @@ impl Homes {
             seat.orders.send_if_modified(|order| {
                 std::mem::replace(&mut order.settled, settled) != settled
             });
-            if seat.leaving.is_none() && !is_finishing(seat) {
-                one_is_wanted = true;
-                one_is_settled |= settled.is_some();
-            }
+            let wanted = seat.leaving.is_none() && !is_finishing(seat);
+            one_is_settled |= wanted && settled.is_some();
         }
         let now = Instant::now();
         let mut earliest: Option<Instant> = None;
