@@ -138,8 +138,8 @@ impl Stage {
         };
         let small = rng.u8(0..4) == 0;
         let homes = self.fleets.len();
-        // Who does not publish is where it likes.
-        let reads_only = homes > 1 && rng.u8(0..3) == 0;
+        // Who does not publish is where it likes; somebody does.
+        let reads_only = homes > 1 && at > 0 && rng.u8(0..3) == 0;
         let habits = Habits {
             wire,
             homes,
