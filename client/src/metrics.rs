@@ -113,8 +113,7 @@ const FAMILIES: &[Family] = &[
     gauge(
         "homes_connected",
         "servers with a session now",
-        // One home: connected or not.
-        &[("", |s| u64::from(s.connected))],
+        &[("", |s| s.homes_connected)],
     ),
     counter(
         "gap_count",

@@ -18,6 +18,8 @@ mod cost;
 mod draining;
 #[path = "all/ending.rs"]
 mod ending;
+#[path = "all/homes.rs"]
+mod homes;
 #[cfg(feature = "metrics")]
 #[path = "all/metrics.rs"]
 mod metrics;
@@ -31,6 +33,8 @@ mod pushing;
 mod returning;
 #[path = "all/script.rs"]
 mod script;
+#[path = "all/settings.rs"]
+mod settings;
 #[path = "all/subscribing.rs"]
 mod subscribing;
 #[path = "all/v0.rs"]

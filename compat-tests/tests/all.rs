@@ -20,6 +20,7 @@ mod foreign;
 mod frozen;
 mod fuzzing;
 mod half_open;
+mod homes;
 mod host;
 mod isolation;
 mod leaving;

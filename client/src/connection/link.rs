@@ -15,8 +15,9 @@ use super::gate::{Gate, LinkId, Terms};
 use super::outgoing::Outgoing;
 use super::wire::{Inbound, Refusal, reason};
 use super::{v0, v1};
-use crate::config::{Config, WirePreference};
+use crate::config::{Config, Mode, WirePreference};
 use crate::event::{Reason, ServerInfo, Wire};
+use crate::home::{Kind, Place, PlaceId};
 use crate::interest::Bounds;
 use crate::merge::{End, Told};
 use crate::shared::{Shared, lock};
@@ -26,13 +27,14 @@ use crate::shared::{Shared, lock};
 const SILENT_INTERVALS: u32 = 3;
 
 /// An open session. Dropping it cuts the stream, and what it holds of the
-/// interest and of the outbox is given back; whoever has something to tell
-/// the host because of that calls [`end`](Link::end).
+/// interest and of the outbox is given back, as lost.
 pub(super) struct Link {
     pub(super) id: LinkId,
     pub(super) wire: Wire,
     pub(super) server: ServerInfo,
     pub(super) since: Instant,
+    /// What its server was told.
+    pub(super) mode: Mode,
     pub(super) gate: Arc<Gate>,
     shared: Arc<Shared>,
     incoming: Incoming,
@@ -57,33 +59,46 @@ struct Silence {
 impl Link {
     /// Connects and greets. One attempt, bounded in time.
     pub(super) async fn open(
+        place: (PlaceId, Place),
         config: Arc<Config>,
         shared: Arc<Shared>,
-        id: LinkId,
+        mode: Mode,
     ) -> Result<Box<Self>, Refusal> {
-        let line = dial::dial(&config, shared.system.as_ref())
-            .await
-            .map_err(Refusal::Failed)?;
+        let system = shared.system.as_ref();
+        let line = match (place.1.home.kind(), place.1.address) {
+            (Kind::At(endpoint), Some(address)) => dial::dial(&config, endpoint, address, system)
+                .await
+                .map_err(Refusal::Failed)?,
+            (Kind::At(endpoint), None) => {
+                let why = format!("{} has no address", endpoint.host);
+                return Err(Refusal::Failed(Reason::Unreachable(why)));
+            }
+        };
+        let id = shared.next_link();
         let most = config.handshake_timeout;
-        timeout(most, Self::greet(&config, &shared, id, line))
-            .await
-            .unwrap_or_else(|_| Err(Refusal::Failed(Reason::HandshakeTimeout(most))))
+        timeout(
+            most,
+            Self::greet(&place, &config, &shared, (id, mode), line),
+        )
+        .await
+        .unwrap_or_else(|_| Err(Refusal::Failed(Reason::HandshakeTimeout(most))))
     }
 
     async fn greet(
+        (place, name): &(PlaceId, Place),
         config: &Config,
         shared: &Arc<Shared>,
-        id: LinkId,
+        (id, mode): (LinkId, Mode),
         line: Line,
     ) -> Result<Box<Self>, Refusal> {
         let auto = config.wire == WirePreference::Auto;
         let greeted = match config.wire {
             WirePreference::V0 => greet_v0(config, shared, id, &line).await?,
-            _ => match greet_v1(config, shared, id, &line).await {
+            _ => match greet_v1(config, shared, (id, mode), &line).await {
                 Err(Refusal::Unimplemented(_)) if auto => {
                     let greeted = greet_v0(config, shared, id, &line).await?;
                     tracing::info!(
-                        server = %config.endpoint,
+                        server = %name,
                         "the pubsub server does not have v1: speaking v0 to it"
                     );
                     greeted
@@ -91,11 +106,16 @@ impl Link {
                 greeted => greeted?,
             },
         };
+        let instance = &greeted.server.instance_id;
+        if lock(&shared.board).has_instance(*place, instance) {
+            return Err(Refusal::Failed(Reason::SameServer(instance.clone())));
+        }
         let link = Box::new(Self {
             id,
             wire: greeted.wire,
             server: greeted.server,
             since: Instant::now(),
+            mode,
             gate: Arc::clone(&greeted.gate),
             shared: Arc::clone(shared),
             incoming: greeted.incoming,
@@ -106,7 +126,10 @@ impl Link {
         });
         // Before it may subscribe, so that nothing pushed after its first
         // subscribe is told to the session before it alone.
-        lock(&shared.outbox).attach(id, Arc::clone(&greeted.gate), link.since);
+        if mode == Mode::ReadWrite {
+            let gate = Arc::clone(&greeted.gate);
+            lock(&shared.outbox).attach(id, *place, gate, link.since);
+        }
         let gate = Arc::clone(&greeted.gate);
         lock(&shared.interest).attach(id, link.wire, greeted.bounds, gate);
         link.gate.open(greeted.terms);
@@ -146,7 +169,9 @@ impl Link {
         lock(&shared.outbox).release(self.id, end == End::Lost, now, &shared.stats);
         let mut after = None;
         loop {
-            after = lock(&shared.interest).detach(self.id, end, after, now, told);
+            after = shared.change(told, |interest, told| {
+                interest.detach(self.id, end, after, now, told)
+            });
             if after.is_none() {
                 break;
             }
@@ -181,7 +206,7 @@ struct Greeted {
 async fn greet_v1(
     config: &Config,
     shared: &Arc<Shared>,
-    id: LinkId,
+    (id, mode): (LinkId, Mode),
     line: &Line,
 ) -> Result<Greeted, Refusal> {
     let gate = Arc::new(Gate::default());
@@ -190,7 +215,7 @@ async fn greet_v1(
         Arc::clone(shared),
         Arc::clone(&gate),
         id,
-        Some(v1::hello(config)),
+        Some(v1::hello(config, mode)),
         v1::encode,
         sender,
     );

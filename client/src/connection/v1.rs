@@ -67,8 +67,8 @@ pub(super) async fn open(
     }
 }
 
-pub(super) fn hello(config: &Config) -> v1::SessionRequest {
-    let mode = match config.mode {
+pub(super) fn hello(config: &Config, mode: Mode) -> v1::SessionRequest {
+    let mode = match mode {
         Mode::ReadOnly => v1::SessionMode::ReadOnly,
         Mode::ReadWrite => v1::SessionMode::ReadWrite,
     };
