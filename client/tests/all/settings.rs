@@ -61,12 +61,14 @@ async fn homes_that_come_and_go_leave_one_stream() {
         here.diff(shard(1), seqno + 1).await;
         expect_diff(&mut events, shard(1), seqno + 1).await;
         there.subscribed(request, &[(shard(1), Some(seqno))]).await;
+        // Nor is it left before the other one has come to where it is.
+        there.diff(shard(1), seqno + 1).await;
         expect_half_closed(&mut here).await;
         // What it had, it tells.
         here.diff(shard(1), seqno + 2).await;
         expect_diff(&mut events, shard(1), seqno + 2).await;
         drop(here);
-        for seqno in seqno + 1..=seqno + 3 {
+        for seqno in seqno + 2..=seqno + 3 {
             there.diff(shard(1), seqno).await;
         }
         seqno += 3;
