@@ -1,6 +1,8 @@
 //! Wires everything. The one entry for the binary, for tests, for simulation
 //! and for a server inside somebody else's process.
 
+mod doors;
+
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -12,16 +14,21 @@ use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinHandle};
 use tonic::service::Routes;
 
+use crate::access::Access;
 use crate::admin::{self, Admin};
 use crate::clock::Clock;
 use crate::config::{Config, InvalidConfig};
 use crate::drain::{Drain, DrainOutcome, DrainState};
 use crate::listener::{self, Accept};
 use crate::logging::LogGate;
-use crate::metrics::{ListenerMetrics, ScrapeMetrics, SessionMetrics, TopicMetrics};
+use crate::metrics::{
+    AccessMetrics, ListenerMetrics, ScrapeMetrics, SessionMetrics, TlsMetrics, TopicMetrics,
+};
 use crate::registry::Registry;
+use crate::reload;
 use crate::service::{ServiceContext, V0Service, V1Service};
 use crate::session::Shared;
+use doors::{Doors, Identities};
 
 /// Log lines about bad messages that all peers together can cause a minute.
 const BAD_MESSAGE_LINES: u32 = 10;
@@ -64,6 +71,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Server {
     data: SocketAddr,
+    plaintext: Option<SocketAddr>,
     admin: SocketAddr,
     metrics: prometheus::Registry,
     main: JoinHandle<DrainOutcome>,
@@ -84,6 +92,13 @@ impl Server {
     #[must_use]
     pub fn data_addr(&self) -> SocketAddr {
         self.data
+    }
+
+    /// The address of the data port without TLS, if there is one beside the one
+    /// with it.
+    #[must_use]
+    pub fn plaintext_addr(&self) -> Option<SocketAddr> {
+        self.plaintext
     }
 
     /// The operators' port's address.
@@ -134,12 +149,16 @@ pub async fn start(
     // Before anything is bound.
     config.validate()?;
     let data = bind("--listen", config.listen).await?;
+    let plaintext = match config.access.listen_plaintext {
+        Some(address) => Some(bind("--listen-plaintext", address).await?),
+        None => None,
+    };
     let admin = bind("--admin-listen", config.admin_listen).await?;
-    start_on(config, data, admin, Clock::system(), shutdown).await
+    serve(config, data, plaintext, admin, Clock::system(), shutdown).await
 }
 
 /// As [`start`], with connections and the time of day from elsewhere:
-/// `listen` and `admin_listen` of the config are not looked at. For a
+/// the addresses of the config are not looked at, and there is one data port. For a
 /// simulation, or for a server that is reached without a network.
 ///
 /// # Errors
@@ -153,8 +172,21 @@ pub async fn start_on(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<Server, StartError> {
     config.validate()?;
+    serve(config, data, None, admin, clock, shutdown).await
+}
+
+async fn serve<D: Accept>(
+    config: Config,
+    data: D,
+    plaintext: Option<D>,
+    admin: impl Accept,
+    clock: Clock,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<Server, StartError> {
     let unknown = |e: io::Error| StartError::Internal(e.to_string());
     let data_addr = data.local_addr().map_err(unknown)?;
+    let plaintext_addr = plaintext.as_ref().map(Accept::local_addr);
+    let plaintext_addr = plaintext_addr.transpose().map_err(unknown)?;
     let admin_addr = admin.local_addr().map_err(unknown)?;
 
     let metrics = prometheus::Registry::new();
@@ -171,10 +203,29 @@ pub async fn start_on(
         clock: clock.clone(),
         lines: LogGate::new(SESSION_LINES, Duration::from_secs(60)),
     });
+    let tls_metrics = TlsMetrics::new(&metrics).map_err(defect)?;
+    let (doors, mut watched) = Doors::open(&config, data, plaintext, admin, &tls_metrics)?;
+    let access_metrics = AccessMetrics::new(&metrics).map_err(defect)?;
+    let (access, identities) = Access::new(
+        config.access.tokens(),
+        config.identity_limits(),
+        access_metrics.clone(),
+    )?;
+    let access = Arc::new(access);
+    watched.extend(identities.map(|contents| reload::Watched {
+        what: Arc::new(Identities {
+            access: Arc::clone(&access),
+            census: Arc::clone(&shared.census),
+        }),
+        contents,
+        reloaded: access_metrics.reloaded,
+        failed: access_metrics.not_reloaded,
+    }));
     let drain = Drain::new();
     let instance_id = format!("{:016x}", fastrand::u64(..));
     let context = Arc::new(ServiceContext {
         shared: Arc::clone(&shared),
+        access: Arc::clone(&access),
         drain: drain.clone(),
         limits: config.service_limits(),
         bad_messages: LogGate::new(BAD_MESSAGE_LINES, Duration::from_secs(60)),
@@ -189,6 +240,7 @@ pub async fn start_on(
         .add_service(V1Service::new(context));
     let admin_service = Admin {
         shared: Arc::clone(&shared),
+        access,
         drain: drain.clone(),
         scrape: ScrapeMetrics::new(&metrics).map_err(defect)?,
         metrics: metrics.clone(),
@@ -197,13 +249,14 @@ pub async fn start_on(
         data_addr,
         v0_environment: config.v0_environment.clone(),
     };
-    let admin_router = admin::router(
+    let admin_routes = admin::router(
         admin_service,
         reflection(persist_pubsub_proto::admin_v1::FILE_DESCRIPTOR_SET)?,
     );
     let listener_metrics = ListenerMetrics::new(&metrics).map_err(defect)?;
+    let admin_metrics = ListenerMetrics::admin(&metrics).map_err(defect)?;
     if let Some(path) = &config.addresses_file {
-        write_addresses(path, data_addr, admin_addr).map_err(|source| {
+        write_addresses(path, data_addr, plaintext_addr, admin_addr).map_err(|source| {
             StartError::AddressesFile {
                 path: path.clone(),
                 source,
@@ -212,7 +265,8 @@ pub async fn start_on(
     }
 
     let mut serving = tokio::spawn(listener::serve(
-        data,
+        doors.data,
+        doors.plaintext,
         routes,
         config.connection_limits(),
         listener_metrics,
@@ -220,7 +274,20 @@ pub async fn start_on(
     ));
     let background = vec![
         AbortOnDrop(serving.abort_handle()),
-        AbortOnDrop(tokio::spawn(admin::serve(admin, admin_router)).abort_handle()),
+        AbortOnDrop(
+            tokio::spawn(listener::serve(
+                doors.admin,
+                None,
+                admin_routes,
+                config.admin_connection_limits(),
+                admin_metrics,
+                drain.clone(),
+            ))
+            .abort_handle(),
+        ),
+        AbortOnDrop(
+            tokio::spawn(reload::watch(watched, config.access.reload_interval)).abort_handle(),
+        ),
         AbortOnDrop(tokio::spawn(registry.age()).abort_handle()),
         AbortOnDrop(tokio::spawn(unhealthy_when_leaving(drain.clone(), health)).abort_handle()),
     ];
@@ -237,6 +304,7 @@ pub async fn start_on(
     });
     Ok(Server {
         data: data_addr,
+        plaintext: plaintext_addr,
         admin: admin_addr,
         metrics,
         main,
@@ -281,9 +349,15 @@ async fn unhealthy_when_leaving(drain: Drain, health: tonic_health::server::Heal
 
 /// Writes the addresses where a script can wait for them: whole, or not at
 /// all.
-fn write_addresses(path: &PathBuf, data: SocketAddr, admin: SocketAddr) -> io::Result<()> {
+fn write_addresses(
+    path: &PathBuf,
+    data: SocketAddr,
+    plaintext: Option<SocketAddr>,
+    admin: SocketAddr,
+) -> io::Result<()> {
     let json = serde_json::json!({
         "listen": data.to_string(),
+        "listen_plaintext": plaintext.map(|address| address.to_string()),
         "admin_listen": admin.to_string(),
         "pid": std::process::id(),
     });

@@ -1,4 +1,4 @@
-//! The data port: accepts, and keeps each connection within its bounds.
+//! A port: accepts, and keeps each connection within its bounds.
 
 mod frames;
 mod handshakes;
@@ -17,13 +17,15 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use prometheus::IntCounter;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::server::TlsStream;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::service::Routes;
@@ -32,7 +34,8 @@ use tower::Service;
 use crate::drain::{Drain, DrainState};
 use crate::logging::LogGate;
 use crate::metrics::ListenerMetrics;
-use crate::service::Connection;
+use crate::service::{Connection, Port};
+use crate::tls::{self, Tls};
 use frames::Watched;
 use handshakes::{Handshake, Handshakes};
 
@@ -53,6 +56,10 @@ const SEND_BUFFER: usize = 256 * 1024;
 const MAX_PENDING_RESETS: usize = 32;
 /// Streams that this end reset because of the peer's errors; likewise.
 const MAX_ERROR_RESETS: usize = 256;
+/// Bytes of an HTTP/1 request's head, at most; hyper takes no less.
+const HTTP1_BUFFER: usize = 8192;
+/// Log lines a minute about connections that failed in TLS.
+const TLS_LINES: u32 = 10;
 
 /// Where connections come from: TCP, or whatever carries bytes both ways (a
 /// pipe within the process, a simulated network).
@@ -106,9 +113,27 @@ impl Accept for TcpListener {
     }
 }
 
+/// A way in.
+#[derive(Debug)]
+pub(crate) struct Door<A> {
+    pub(crate) listener: A,
+    pub(crate) port: Port,
+    pub(crate) tls: Option<DoorTls>,
+}
+
+/// The TLS of a door.
+#[derive(Clone, Debug)]
+pub(crate) struct DoorTls {
+    pub(crate) tls: Arc<Tls>,
+    /// Connections that failed in it.
+    pub(crate) errors: IntCounter,
+}
+
 /// Bounds of connections.
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectionLimits {
+    /// HTTP/1 is spoken too, by those who open with it.
+    pub(crate) http1: bool,
     pub(crate) max_connections: usize,
     /// Connections that have not brought a request yet.
     pub(crate) max_handshakes: usize,
@@ -126,15 +151,23 @@ pub(crate) struct ConnectionLimits {
 }
 
 /// Accepts until the drain is over, then lets the connections go. Drop it to
-/// cut them.
-pub(crate) async fn serve(
-    mut listener: impl Accept,
+/// cut them. All doors share the bounds.
+pub(crate) async fn serve<A: Accept>(
+    mut door: Door<A>,
+    mut beside: Option<Door<A>>,
     routes: Routes,
     limits: ConnectionLimits,
     metrics: ListenerMetrics,
     drain: Drain,
 ) {
-    let routes = routes.prepare();
+    let common = Arc::new(Common {
+        routes: routes.prepare(),
+        limits,
+        metrics,
+        drain,
+        failures: LogGate::new(TLS_LINES, Duration::from_secs(60)),
+    });
+    let (limits, metrics) = (&common.limits, &common.metrics);
     let mut connections = JoinSet::new();
     let mut backoff = Backoff::new();
     let gate = LogGate::new(5, Duration::from_secs(60));
@@ -142,12 +175,12 @@ pub(crate) async fn serve(
     let mut number = 0;
     loop {
         // In this order, a flood of connections keeps nothing else waiting.
-        let accepted = tokio::select! {
+        let (accepted, port, tls) = tokio::select! {
             biased;
-            () = drain.reached(DrainState::Closed) => break,
+            () = common.drain.reached(DrainState::Closed) => break,
             // Reaps those that ended.
             Some(_) = connections.join_next() => continue,
-            accepted = listener.accept() => accepted,
+            accepted = either(&mut door, beside.as_mut()) => accepted,
         };
         match accepted {
             Ok((io, peer)) => {
@@ -167,16 +200,14 @@ pub(crate) async fn serve(
                     continue;
                 }
                 number += 1;
-                let activity = Activity::new(handshakes.begin(number));
-                connections.spawn(connection(
-                    Watched::new(io, limits.max_empty_frames_per_second, metrics.clone()),
+                let activity = Arc::new(Activity::new(handshakes.begin(number)));
+                let begun = Begun {
                     peer,
-                    Arc::new(activity),
-                    routes.clone(),
-                    limits.clone(),
-                    metrics.clone(),
-                    drain.clone(),
-                ));
+                    port,
+                    activity,
+                    opened_at: Instant::now(),
+                };
+                connections.spawn(connection(io, tls, begun, Arc::clone(&common)));
             }
             Err(error) => {
                 // Out of file descriptors, or a peer that went before it was
@@ -190,6 +221,38 @@ pub(crate) async fn serve(
         }
     }
     while connections.join_next().await.is_some() {}
+}
+
+type Accepted<Io> = (io::Result<(Io, SocketAddr)>, Port, Option<DoorTls>);
+
+/// A connection through one door or the other, in no order. Cancel safe, as
+/// `accept` is.
+async fn either<A: Accept>(a: &mut Door<A>, b: Option<&mut Door<A>>) -> Accepted<A::Io> {
+    let Some(b) = b else {
+        return (a.listener.accept().await, a.port, a.tls.clone());
+    };
+    tokio::select! {
+        accepted = a.listener.accept() => (accepted, a.port, a.tls.clone()),
+        accepted = b.listener.accept() => (accepted, b.port, b.tls.clone()),
+    }
+}
+
+/// What the connections of a port share.
+struct Common {
+    routes: Routes,
+    limits: ConnectionLimits,
+    metrics: ListenerMetrics,
+    drain: Drain,
+    /// Bounds the log lines about TLS that peers can cause.
+    failures: LogGate,
+}
+
+/// A connection that was accepted.
+struct Begun {
+    peer: SocketAddr,
+    port: Port,
+    activity: Arc<Activity>,
+    opened_at: Instant,
 }
 
 /// What a connection's streams tell it.
@@ -218,25 +281,101 @@ impl Activity {
 
 async fn connection<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     io: Io,
-    peer: SocketAddr,
-    activity: Arc<Activity>,
-    routes: Routes,
-    limits: ConnectionLimits,
-    metrics: ListenerMetrics,
-    drain: Drain,
+    tls: Option<DoorTls>,
+    begun: Begun,
+    common: Arc<Common>,
 ) {
-    metrics.connections.inc();
+    common.metrics.connections.inc();
+    // The two kinds of stream are two functions, so that plaintext pays
+    // nothing for TLS.
+    match tls {
+        None => requests(io, Arc::new([]), begun, &common).await,
+        Some(tls) => {
+            if let Some(io) = Box::pin(handshake(io, &tls, &begun, &common)).await {
+                let names = io.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                let names = names.map_or_else(Vec::new, |client| tls::names(client));
+                requests(io, names.into(), begun, &common).await;
+            }
+        }
+    }
+    common.metrics.connections.dec();
+}
+
+/// TLS, within the time for a first request. None: the connection is over.
+async fn handshake<Io: AsyncRead + AsyncWrite + Unpin>(
+    io: Io,
+    tls: &DoorTls,
+    begun: &Begun,
+    common: &Common,
+) -> Option<TlsStream<Io>> {
+    let peer = begun.peer;
+    let until = begun.opened_at + common.limits.handshake_timeout;
+    let failed = tokio::select! {
+        biased;
+        () = begun.activity.handshake.evicted() => {
+            tracing::debug!(%peer, "connection closed within TLS: others waited for its place (--max-handshakes)");
+            return None;
+        }
+        () = common.drain.reached(DrainState::Closed) => return None,
+        accepted = timeout_at(until, tls.tls.acceptor().accept(io)) => match accepted {
+            Ok(Ok(io)) => return Some(io),
+            Ok(Err(error)) => error,
+            Err(_) => {
+                common.metrics.handshake_timeouts.inc();
+                tracing::debug!(%peer, "connection closed: no TLS within --handshake-timeout");
+                return None;
+            }
+        },
+    };
+    tls.errors.inc();
+    if let Some(unlogged) = common.failures.admit(Instant::now()) {
+        let port = begun.port.as_str();
+        tracing::warn!(%peer, port, error = %failed, unlogged, "connection failed in TLS");
+    }
+    None
+}
+
+/// HTTP, until the connection ends.
+async fn requests<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+    io: Io,
+    names: Arc<[String]>,
+    begun: Begun,
+    common: &Common,
+) {
+    let Begun {
+        peer,
+        port,
+        activity,
+        opened_at,
+    } = begun;
+    let Common {
+        limits,
+        metrics,
+        drain,
+        ..
+    } = common;
     let handle = Connection {
         peer,
+        port,
+        names,
         cut: Arc::new(Notify::new()),
     };
     let service = ConnectionService {
-        routes,
+        routes: common.routes.clone(),
         handle: handle.clone(),
         activity: Arc::clone(&activity),
     };
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    if !limits.http1 {
+        builder = builder.http2_only();
+    }
     builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.handshake_timeout)
+        .max_buf_size(HTTP1_BUFFER.max(limits.max_header_bytes as usize));
+    builder
+        .http2()
         .timer(TokioTimer::new())
         // gRPC has no use for it.
         .auto_date_header(false)
@@ -249,9 +388,9 @@ async fn connection<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
         .max_local_error_reset_streams(MAX_ERROR_RESETS)
         .keep_alive_interval(limits.keepalive)
         .keep_alive_timeout(limits.keepalive_timeout);
+    let io = Watched::new(io, limits.max_empty_frames_per_second, metrics.clone());
     let serving = builder.serve_connection(TokioIo::new(io), service);
     tokio::pin!(serving);
-    let opened_at = Instant::now();
     let mut busy_at = opened_at;
     let mut leaving = false;
     let mut ticks = tokio::time::interval(TICK.min(limits.handshake_timeout / 2));
@@ -297,7 +436,6 @@ async fn connection<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
             }
         }
     }
-    metrics.connections.dec();
 }
 
 /// Hands a connection's requests to the routes, with its handle.

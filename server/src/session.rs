@@ -13,8 +13,9 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use persist_pubsub_proto::ShardId;
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
+use crate::access::Caller;
 use crate::environment::Environment;
 use crate::error::{EndReason, Refusal, RefusalCode};
 use crate::frame::{Publication, Wire};
@@ -38,6 +39,8 @@ pub(crate) struct Session {
     pub(crate) address: SocketAddr,
     pub(crate) connected_at: SystemTime,
     pub(crate) traffic: Traffic,
+    /// Who speaks, as far as the server let it in.
+    pub(crate) caller: Caller,
     profile: OnceLock<Profile>,
     shared: Arc<Shared>,
     mailbox: Arc<Mailbox>,
@@ -53,7 +56,9 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(
+    /// One of a caller that was admitted.
+    pub(crate) fn of(
+        caller: Caller,
         id: SessionId,
         wire: Wire,
         address: SocketAddr,
@@ -65,6 +70,7 @@ impl Session {
             address,
             connected_at: shared.clock.now(),
             traffic: Traffic::default(),
+            caller,
             profile: OnceLock::new(),
             mailbox: Arc::default(),
             outbox: Mutex::new(Outbox::new(Reader { wire, session: id })),
@@ -108,8 +114,38 @@ impl Session {
             .ok_or_else(|| Refusal::new(RefusalCode::HelloRequired, "no Hello yet"))
     }
 
-    /// Takes what the client publishes.
+    /// Takes what the client publishes, or refuses it where that is too much
+    /// for its caller.
     pub(crate) fn publish(&self, publication: Publication) -> Result<(), Refusal> {
+        let caller = &self.caller;
+        caller
+            .may_publish()
+            .and_then(|()| caller.pay(&publication))
+            .map_err(|r| r.shard(publication.shard).seqno(publication.seqno))?;
+        self.take(publication)
+    }
+
+    /// As `publish`, and waits where that is too much for its caller. What
+    /// waits when the stream ends is dropped.
+    pub(crate) async fn publish_slowed(&self, publication: Publication) -> Result<(), Refusal> {
+        self.caller.may_publish()?;
+        if let Some(mut payment) = self.caller.payment(&publication) {
+            while let Some((until, _)) = payment.advance() {
+                tokio::select! {
+                    biased;
+                    () = self.ending() => {
+                        // The reader waits for it too.
+                        self.ending.notify_one();
+                        return Ok(());
+                    }
+                    () = sleep_until(until) => {}
+                }
+            }
+        }
+        self.take(publication)
+    }
+
+    fn take(&self, publication: Publication) -> Result<(), Refusal> {
         let now = Instant::now();
         let _timed = Timed::new(&self.shared.metrics.push, now);
         self.traffic.diffs_in.fetch_add(1, Ordering::Relaxed);
@@ -169,6 +205,10 @@ impl Session {
                 });
                 continue;
             }
+            if let Err(refusal) = self.caller.subscribed() {
+                refused = Some(refusal);
+                break;
+            }
             let slot = outbox.next_slot();
             match self.shared.registry.subscribe(
                 environment,
@@ -191,6 +231,7 @@ impl Session {
                     outbox.add(subscribed.topic, joined.index, joined.cursor);
                 }
                 Err(refusal) => {
+                    self.caller.unsubscribed(1);
                     refused = Some(refusal);
                     break;
                 }
@@ -204,21 +245,23 @@ impl Session {
         refused.map_or(Ok(()), Err)
     }
 
-    /// Fails if the session may not have so many subscriptions more.
+    /// Fails if the session, or its caller, may not have so many subscriptions
+    /// more.
     pub(crate) fn room_for(&self, shards: &[(ShardId, Start)]) -> Result<(), Refusal> {
         let max = self.shared.limits.max_subscriptions;
         let mut outbox = self.outbox();
         let have = outbox.subscriptions();
-        if have + shards.len() <= max {
-            return Ok(());
+        if have + shards.len() <= max && !self.caller.is_limited() {
+            return self.caller.may_subscribe(0);
         }
         // Those subscribed already do not count twice.
         let fresh = shards
             .iter()
             .filter(|(shard, _)| outbox.slot_of(*shard).is_none())
             .count();
+        drop(outbox);
         if have + fresh <= max {
-            return Ok(());
+            return self.caller.may_subscribe(fresh);
         }
         Err(Refusal::new(
             RefusalCode::TooManySubscriptions,
@@ -234,6 +277,7 @@ impl Session {
         let mut outbox = self.outbox();
         for &shard in shards {
             if let Some(slot) = outbox.remove(shard) {
+                self.caller.unsubscribed(1);
                 self.shared
                     .registry
                     .unsubscribe(&slot.topic, slot.index, self.id);
@@ -340,6 +384,8 @@ impl Session {
             (outbox.clear(), reason)
         };
         let subscriptions = slots.len();
+        self.caller.unsubscribed(subscriptions);
+        self.caller.left();
         for slot in slots {
             self.shared
                 .registry

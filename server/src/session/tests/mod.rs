@@ -13,6 +13,7 @@ use persist_pubsub_proto::v1;
 use prost::Message;
 
 use super::*;
+use crate::access::Caller;
 use crate::config::Config;
 use crate::frame::{self, PREFIX};
 use crate::metrics::{SessionMetrics, TopicMetrics};
@@ -71,7 +72,8 @@ impl Bench {
 
     fn open(&self, wire: Wire) -> (Arc<Session>, SessionGuard) {
         let id = self.shared.census.admit().expect("there is room");
-        let session = Session::new(
+        let session = Session::of(
+            Caller::anybody(),
             id,
             wire,
             ([127, 0, 0, 1], 1).into(),
