@@ -36,7 +36,9 @@ pub(crate) struct Inside(pub(crate) Arc<dyn InProcess>);
 
 impl fmt::Debug for Inside {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Inside").field(&self.0.instance_id()).finish()
+        f.debug_tuple("Inside")
+            .field(&self.0.instance_id())
+            .finish()
     }
 }
 

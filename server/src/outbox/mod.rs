@@ -330,7 +330,7 @@ impl Outbox {
     }
 
     fn drain_shards(&mut self, batch: &mut impl Filling, registry: &Registry) {
-        let mut encoded = 0;
+        let (mut grown, mut evicted) = (0, 0);
         while !batch.full() {
             let Some(name) = self.pending.pop() else {
                 break;
@@ -350,7 +350,8 @@ impl Outbox {
                 registry.topic_limits(),
                 batch,
             );
-            encoded += reading.encoded;
+            grown += reading.grown;
+            evicted += reading.evicted;
             self.own_ranges -= ranges - own.len();
             if own.is_empty() {
                 slot.own = None;
@@ -362,9 +363,7 @@ impl Outbox {
                 break;
             }
         }
-        if encoded > 0 {
-            registry.encoded(encoded);
-        }
+        registry.encoded(grown, evicted);
     }
 }
 

@@ -226,7 +226,7 @@ impl Bench {
         );
         who.missed += sink.missed;
         who.oversize += sink.oversize;
-        self.accounted += isize::try_from(reading.encoded).unwrap();
+        self.accounted += reading.grown;
         self.check_accounts();
         reading.more
     }
