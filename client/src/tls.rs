@@ -7,8 +7,9 @@ use std::fmt;
 use std::path::PathBuf;
 
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::metadata::errors::InvalidMetadataValue;
 
+/// The metadata entry of a token.
+pub(crate) const AUTHORIZATION: &str = "authorization";
 /// The largest file that is read, in bytes.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
 
@@ -171,11 +172,8 @@ impl Token {
         let mut value = if token.is_empty() {
             Err(format!("{:?}: the token is empty", self.0))
         } else {
-            MetadataValue::try_from([b"Bearer ", token].concat()).map_err(
-                |_: InvalidMetadataValue| {
-                    format!("{:?}: a token has no control characters", self.0)
-                },
-            )
+            MetadataValue::try_from([b"Bearer ", token].concat())
+                .map_err(|_| format!("{:?}: a token has no control characters", self.0))
         }?;
         // Nor does anything else show it.
         value.set_sensitive(true);

@@ -321,13 +321,6 @@ impl Caller {
         let lease = self.lease.as_ref()?;
         lease.payment(bytes(publication))
     }
-
-    /// Its session is over. Once.
-    pub(crate) fn left(&self) {
-        if let Some(lease) = &self.lease {
-            lease.give_back();
-        }
-    }
 }
 
 fn bytes(publication: &Publication) -> usize {

@@ -26,6 +26,7 @@ use crate::metrics::{
 };
 use crate::registry::Registry;
 use crate::reload;
+use crate::service::in_process::{Doorkeeper, InProcess};
 use crate::service::{ServiceContext, V0Service, V1Service};
 use crate::session::Shared;
 use doors::{Doors, Identities};
@@ -75,6 +76,7 @@ pub struct Server {
     admin: SocketAddr,
     metrics: prometheus::Registry,
     main: JoinHandle<DrainOutcome>,
+    doorkeeper: Doorkeeper,
     _background: Vec<AbortOnDrop>,
 }
 
@@ -111,6 +113,14 @@ impl Server {
     #[must_use]
     pub fn metrics(&self) -> &prometheus::Registry {
         &self.metrics
+    }
+
+    /// The way in for clients in this process: no network, no encoding, and
+    /// sessions like any other: with the same promises, bounds and drain, and
+    /// shown to operators with the address `in-process`.
+    #[must_use]
+    pub fn in_process(&self) -> InProcess {
+        self.doorkeeper.door().clone()
     }
 
     /// Waits until the shutdown that was given to [`start`] has come and the
@@ -237,7 +247,7 @@ async fn serve<D: Accept>(
     let routes = Routes::new(health_service)
         .add_service(reflection(persist_pubsub_proto::FILE_DESCRIPTOR_SET)?)
         .add_service(V0Service::new(Arc::clone(&context)))
-        .add_service(V1Service::new(context));
+        .add_service(V1Service::new(Arc::clone(&context)));
     let admin_service = Admin {
         shared: Arc::clone(&shared),
         access,
@@ -308,6 +318,7 @@ async fn serve<D: Accept>(
         admin: admin_addr,
         metrics,
         main,
+        doorkeeper: Doorkeeper::new(context, tokio::runtime::Handle::current()),
         _background: background,
     })
 }

@@ -151,6 +151,8 @@ pub(crate) enum EndReason {
     IdentityGone,
     /// The stream's framing is broken: nothing after it can be read.
     BrokenStream(String),
+    /// The session's server in this process is gone.
+    ServerGone,
 }
 
 impl EndReason {
@@ -167,6 +169,7 @@ impl EndReason {
             Self::NotAllowed(_) => "not_allowed",
             Self::IdentityGone => "identity_gone",
             Self::BrokenStream(_) => "broken_stream",
+            Self::ServerGone => "server_gone",
         }
     }
 
@@ -182,7 +185,8 @@ impl EndReason {
             | Self::Silent
             | Self::TooFarBehind
             | Self::IdentityGone
-            | Self::NoHello => None,
+            | Self::NoHello
+            | Self::ServerGone => None,
         }
     }
 
@@ -204,6 +208,7 @@ impl EndReason {
                 "the token or certificate does not stand any more for what it stood for",
             ),
             Self::BrokenStream(why) => Status::invalid_argument(why.clone()),
+            Self::ServerGone => Status::unavailable("the server is gone"),
         }
     }
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 use persist_pubsub_proto::v1::pub_sub_service_client::PubSubServiceClient;
 use persist_pubsub_proto::v1::{self, session_request, session_response};
 use persist_pubsub_proto::{MAX_SEQNO, ShardId};
-use tonic::Streaming;
+use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
+use tonic::{Request, Streaming};
 
 use super::gate::Terms;
 use super::outgoing::Outgoing;
@@ -16,6 +17,7 @@ use crate::event::{Reason, ServerInfo};
 use crate::interest::Bounds;
 use crate::outbox::Takes;
 use crate::shared::Shared;
+use crate::tls::AUTHORIZATION;
 
 /// The largest message that is read, in bytes. A larger one ends the session.
 const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
@@ -36,39 +38,51 @@ pub(crate) struct Welcome {
 /// Says hello and waits for the answer. Not bounded in time.
 pub(super) async fn open(
     channel: Channel,
+    authorization: Option<MetadataValue<Ascii>>,
     outgoing: Outgoing<v1::SessionRequest>,
 ) -> Result<(Streaming<v1::SessionResponse>, Welcome), Refusal> {
+    let mut request = Request::new(outgoing);
+    if let Some(authorization) = authorization {
+        request.metadata_mut().insert(AUTHORIZATION, authorization);
+    }
     let mut incoming = PubSubServiceClient::new(channel)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .session(outgoing)
+        .session(request)
         .await?
         .into_inner();
     loop {
-        let Some(message) = incoming.message().await? else {
-            return Err(Refusal::Failed(Reason::Ended));
-        };
-        match message.message {
-            Some(session_response::Message::Welcome(welcome)) => {
-                return Ok((incoming, settle(&welcome)?));
-            }
-            Some(session_response::Message::Fenced(fenced)) => {
-                return Err(Refusal::Fenced(told_fenced(&fenced)));
-            }
-            Some(session_response::Message::Rejected(rejected)) => {
-                return Err(Refusal::Failed(Reason::Refused(format!(
-                    "{}: {}",
-                    rejected.code().as_str_name(),
-                    text(&rejected.reason)
-                ))));
-            }
-            // A sign of life, or a kind that does not exist yet.
-            _ => {}
+        let message = incoming.message().await?;
+        if let Some(answer) = welcomed(message) {
+            return Ok((incoming, answer?));
         }
     }
 }
 
+/// The answer to Hello, if this is it; `None` is the end of what the server
+/// says. Before it there may be signs of life, or kinds that do not exist yet.
+pub(super) fn welcomed(message: Option<v1::SessionResponse>) -> Option<Result<Welcome, Refusal>> {
+    let Some(message) = message else {
+        return Some(Err(Refusal::Failed(Reason::Ended)));
+    };
+    match message.message? {
+        session_response::Message::Welcome(welcome) => Some(settle(&welcome)),
+        session_response::Message::Fenced(fenced) => {
+            Some(Err(Refusal::Fenced(told_fenced(&fenced))))
+        }
+        session_response::Message::Rejected(rejected) => {
+            let why = format!(
+                "{}: {}",
+                rejected.code().as_str_name(),
+                text(&rejected.reason)
+            );
+            Some(Err(Refusal::Failed(Reason::Refused(why))))
+        }
+        _ => None,
+    }
+}
+
 pub(super) fn hello(config: &Config) -> v1::SessionRequest {
-    let mode = match config.mode {
+    let mode = match config.settings.mode {
         Mode::ReadOnly => v1::SessionMode::ReadOnly,
         Mode::ReadWrite => v1::SessionMode::ReadWrite,
     };

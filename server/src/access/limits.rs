@@ -81,7 +81,7 @@ struct Account {
     bytes: Option<Limiter>,
 }
 
-/// One session's part in its holder's account. Has to be given back, once.
+/// One session's part in its holder's account. Dropping it gives it back.
 #[derive(Debug)]
 pub(super) struct Lease {
     holder: Holder,
@@ -249,9 +249,10 @@ impl Lease {
             metrics: &self.accounts.metrics,
         })
     }
+}
 
-    /// The session is over.
-    pub(super) fn give_back(&self) {
+impl Drop for Lease {
+    fn drop(&mut self) {
         let mut inner = self.accounts.lock();
         if let Some(entry) = inner.by_holder.get_mut(&self.holder) {
             entry.sessions = entry.sessions.saturating_sub(1);
@@ -381,7 +382,7 @@ mod tests {
         let name: Arc<str> = "blue".into();
         let address = "10.0.0.1".parse().unwrap();
         let _named = Accounts::admit(&all, Some(&name), address).unwrap();
-        first.give_back();
+        drop(first);
         let _again = admit(&all, "2001:db8::2").unwrap();
         assert_eq!(all.metrics.limited_sessions.get(), 2);
     }
@@ -392,10 +393,10 @@ mod tests {
         let spend = |lease: &Lease| (0..10).take_while(|_| lease.pay(0).is_ok()).count();
         let first = admit(&all, "10.0.0.1").unwrap();
         assert_eq!(spend(&first), 2);
-        first.give_back();
+        drop(first);
         let second = admit(&all, "10.0.0.1").unwrap();
         assert_eq!(spend(&second), 0);
-        second.give_back();
+        drop(second);
         tokio::time::advance(REMEMBERED).await;
         all.lock().sweep_at = 0;
         let _third = admit(&all, "10.0.0.2").unwrap();
@@ -407,9 +408,7 @@ mod tests {
         let all = accounts(publishes(1));
         for n in 0..3 * MAX_REMEMBERED {
             let address = Ipv6Addr::from((n as u128) << 64);
-            Accounts::admit(&all, None, address.into())
-                .unwrap()
-                .give_back();
+            drop(Accounts::admit(&all, None, address.into()).unwrap());
             assert!(all.lock().by_holder.len() <= MAX_REMEMBERED + 1);
         }
     }
