@@ -123,8 +123,8 @@ impl Server {
         self.doorkeeper.door().clone()
     }
 
-    /// Waits until the shutdown that was given to [`start`] has come and the
-    /// drain is over: at most `drain_timeout` and about a second after it.
+    /// Waits until the shutdown that was given to [`start`] has come, or an
+    /// operator's call to drain, and the drain is over: at most `drain_timeout` and about a second after it.
     pub async fn wait(mut self) -> DrainOutcome {
         // Fails only if the task panicked; then nothing runs any more.
         (&mut self.main)
@@ -231,6 +231,11 @@ async fn serve<D: Accept>(
         reloaded: access_metrics.reloaded,
         failed: access_metrics.not_reloaded,
     }));
+    if config.access.shows_tokens() {
+        tracing::warn!(
+            "tokens pass in the clear where a port has no TLS (--tls-cert, --admin-tls-cert)"
+        );
+    }
     let drain = Drain::new();
     let instance_id = format!("{:016x}", fastrand::u64(..));
     let context = Arc::new(ServiceContext {
@@ -282,19 +287,17 @@ async fn serve<D: Accept>(
         listener_metrics,
         drain.clone(),
     ));
+    let mut serving_admin = tokio::spawn(listener::serve(
+        doors.admin,
+        None,
+        admin_routes,
+        config.admin_connection_limits(),
+        admin_metrics,
+        drain.clone(),
+    ));
     let background = vec![
         AbortOnDrop(serving.abort_handle()),
-        AbortOnDrop(
-            tokio::spawn(listener::serve(
-                doors.admin,
-                None,
-                admin_routes,
-                config.admin_connection_limits(),
-                admin_metrics,
-                drain.clone(),
-            ))
-            .abort_handle(),
-        ),
+        AbortOnDrop(serving_admin.abort_handle()),
         AbortOnDrop(
             tokio::spawn(reload::watch(watched, config.access.reload_interval)).abort_handle(),
         ),
@@ -303,12 +306,17 @@ async fn serve<D: Accept>(
     ];
     let (window, timeout) = (config.drain_window, config.drain_timeout);
     let main = tokio::spawn(async move {
-        shutdown.await;
-        let outcome = drain.run(&shared.census, "shutdown", window, timeout).await;
-        let closed = tokio::time::timeout(CLOSING, &mut serving).await;
-        if closed.is_err() {
+        let why = tokio::select! {
+            () = shutdown => "shutdown",
+            why = drain.asked() => why,
+        };
+        let outcome = drain.run(&shared.census, why, window, timeout).await;
+        // The answer to whoever asked for the drain, too.
+        let closed = async { tokio::join!(&mut serving, &mut serving_admin) };
+        if tokio::time::timeout(CLOSING, closed).await.is_err() {
             // A peer that does not close its end.
             serving.abort();
+            serving_admin.abort();
         }
         outcome
     });

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use persist_pubsub_proto::admin_v1::admin_service_server::AdminService;
 use persist_pubsub_proto::admin_v1::{
-    self as pb, GetServerInfoRequest, GetServerInfoResponse, ListSessionsRequest,
-    ListSessionsResponse, ListShardsRequest, ListShardsResponse, WatchShardsRequest,
-    WatchShardsResponse,
+    self as pb, DrainRequest, DrainResponse, GetServerInfoRequest, GetServerInfoResponse,
+    ListSessionsRequest, ListSessionsResponse, ListShardsRequest, ListShardsResponse,
+    WatchShardsRequest, WatchShardsResponse,
 };
 use persist_pubsub_proto::{ShardId, v1};
 use std::sync::atomic::Ordering::Relaxed;
@@ -23,6 +23,8 @@ use crate::topic::Topic;
 /// The page that is given when none is asked, and the largest.
 const PAGE: u32 = 100;
 const MAX_PAGE: u32 = 1000;
+/// Bytes of the reason for a drain.
+const MAX_REASON: usize = 256;
 
 fn page_size(asked: u32) -> Result<usize, Status> {
     match asked {
@@ -146,6 +148,24 @@ impl AdminService for Admin {
             shards: topics.iter().map(|t| show_shard(t, now)).collect(),
             next_page_token,
         }))
+    }
+
+    async fn drain(
+        &self,
+        request: Request<DrainRequest>,
+    ) -> Result<Response<DrainResponse>, Status> {
+        let reason = request.into_inner().reason;
+        if reason.len() > MAX_REASON {
+            return Err(Status::invalid_argument(format!(
+                "reason has {} bytes, at most {MAX_REASON} are taken",
+                reason.len()
+            )));
+        }
+        self.drain.ask(match reason.as_str() {
+            "" => "an operator's call".to_owned(),
+            reason => reason.escape_debug().to_string(),
+        });
+        Ok(Response::new(DrainResponse {}))
     }
 
     type WatchShardsStream =

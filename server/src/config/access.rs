@@ -208,6 +208,16 @@ impl AccessConfig {
         )
     }
 
+    /// Whether everybody gets in who reaches a port, without TLS.
+    pub(crate) fn is_open(&self) -> bool {
+        self.tls_cert.is_none() && self.admin_tls_cert.is_none() && self.tokens_file.is_none()
+    }
+
+    /// Whether a token may pass where others can read it.
+    pub(crate) fn shows_tokens(&self) -> bool {
+        self.tokens_file.is_some() && (self.tls_cert.is_none() || self.admin_tls_cert.is_none())
+    }
+
     pub(crate) fn tokens(&self) -> Option<File> {
         let path = self.tokens_file.clone()?;
         Some(File::new("--tokens-file", path))
