@@ -59,6 +59,8 @@ pub(crate) struct Outbox {
     /// the newest seqno of shards of which a push was dropped, or was perhaps
     /// lost with the last session.
     orphaned: Announce,
+    /// What servers would not take for now, by session: announced later.
+    refused: Vec<(LinkId, Announce)>,
     /// What was handed to the network lately.
     recent: Recent,
     /// The client has ended: nothing is taken any more.
@@ -96,6 +98,7 @@ impl Outbox {
             bytes: 0,
             readers: Vec::new(),
             orphaned: Announce::new(),
+            refused: Vec::new(),
             recent: Recent::new(config.reannounce_window, config.reannounce_shards),
             closed: false,
         }
@@ -224,6 +227,62 @@ impl Outbox {
         self.trim(stats);
     }
 
+    /// The server of this session would not take a push for now. True: it is
+    /// the first, and `announce_refused` has to be called later.
+    pub(crate) fn refused(
+        &mut self,
+        link: LinkId,
+        shard: ShardId,
+        seqno: u64,
+        stats: &Counters,
+    ) -> bool {
+        if self.closed {
+            return false;
+        }
+        let at = self.refused.iter().position(|(of, _)| *of == link);
+        let first = at.is_none();
+        if first {
+            self.refused.push((link, Announce::new()));
+        }
+        let all = self.refused.iter_mut().find(|(of, _)| *of == link);
+        let kept = all.is_none_or(|(_, all)| raise(all, shard, seqno, self.max_shards));
+        if !kept {
+            stats.announcements_dropped.one();
+        }
+        first
+    }
+
+    /// What was refused is announced: by the session itself, or if that is
+    /// gone by those that live, or by the next.
+    pub(crate) fn announce_refused(&mut self, link: LinkId, stats: &Counters) {
+        let Some(at) = self.refused.iter().position(|(of, _)| *of == link) else {
+            return;
+        };
+        let (_, refused) = self.refused.swap_remove(at);
+        let alone = self.readers.iter().any(|r| r.link == link);
+        let mut kept = true;
+        for (shard, seqno) in refused {
+            let (mut told, most) = (false, self.max_shards);
+            for reader in &mut self.readers {
+                if !alone || reader.link == link {
+                    kept &= raise(&mut reader.announce, shard, seqno, most);
+                    told = true;
+                }
+            }
+            if !told {
+                kept &= raise(&mut self.orphaned, shard, seqno, most);
+            }
+        }
+        if !kept {
+            stats.announcements_dropped.one();
+        }
+        for reader in &mut self.readers {
+            if std::mem::take(&mut reader.idle) {
+                reader.gate.ring();
+            }
+        }
+    }
+
     /// Whether nothing waits.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
@@ -242,6 +301,7 @@ impl Outbox {
         self.log = VecDeque::new();
         self.bytes = 0;
         self.orphaned = Announce::new();
+        self.refused = Vec::new();
         self.recent.clear();
     }
 

@@ -11,6 +11,7 @@ use tonic::{Request, Streaming};
 
 use super::gate::Terms;
 use super::outgoing::Outgoing;
+use super::refused::Refused;
 use super::wire::{Diff, Fenced, Frame, Gap, Head, Inbound, Refusal, text};
 use crate::config::{Config, Mode};
 use crate::event::{Reason, ServerInfo};
@@ -216,6 +217,7 @@ pub(crate) fn decode(response: v1::SessionResponse) -> Inbound {
             code: rejected.code().as_str_name().to_owned(),
             reason: text(&rejected.reason),
             request: rejected.request_id,
+            push: refused(&rejected),
         },
         Some(session_response::Message::Draining(draining)) => Inbound::Draining {
             window_millis: draining.window_millis,
@@ -228,6 +230,16 @@ pub(crate) fn decode(response: v1::SessionResponse) -> Inbound {
         )
         | None => Inbound::Nothing,
     }
+}
+
+fn refused(rejected: &v1::Rejected) -> Option<Refused> {
+    let seqno = rejected.seqno.filter(|&seqno| seqno <= MAX_SEQNO)?;
+    let millis = Some(rejected.retry_after_millis).filter(|&millis| millis > 0)?;
+    Some(Refused {
+        shard: ShardId::from_slice(&rejected.shard_id).ok()?,
+        seqno,
+        retry_after: Duration::from_millis(millis.into()),
+    })
 }
 
 fn head(head: &v1::ShardHead) -> Option<Head> {

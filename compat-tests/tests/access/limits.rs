@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use persist_pubsub_client::{Config, Event, connect};
 use persist_pubsub_compat_tests::entrant::Entrant;
 use persist_pubsub_compat_tests::operator::Operator;
 use persist_pubsub_compat_tests::recording::Push;
 use persist_pubsub_compat_tests::v0_peer;
 use persist_pubsub_compat_tests::v0_reader::Reader;
 use persist_pubsub_compat_tests::v1_peer::Peer;
-use persist_pubsub_compat_tests::wait::until;
+use persist_pubsub_compat_tests::wait::{until, within};
 use persist_pubsub_proto::ShardId;
 use persist_pubsub_proto::v1::session_response::Message as Response;
 use persist_pubsub_proto::v1::{Rejected, RejectionCode};
@@ -147,6 +148,36 @@ async fn v1_is_told_that_it_publishes_too_much_and_when_to_try_again() -> Verdic
         };
     }
     assert_eq!(diffs + refused.len(), 101);
+    Ok(())
+}
+
+/// What was refused last is told all the same: the client crate announces it
+/// when it may.
+#[tokio::test]
+async fn readers_converge_on_what_was_refused() -> Verdict {
+    let server = server(&["--max-publishes-per-second=5"]).await?;
+    let operator = Operator::connect(&server).await?;
+    let mut reader = Peer::connect(&server.url(), "reader").await?;
+    reader.follow(SHARD, Some(0)).await?;
+    let (client, mut events) = connect(Config::new(&server.url())?);
+    loop {
+        let event = within("a session", events.next()).await?;
+        if let Event::Connected { .. } = event.ok_or("the client has ended")? {
+            break;
+        }
+    }
+    for seqno in 1..=50 {
+        client.push_diff(&SHARD, seqno, "x".into());
+    }
+    let mut known = 0;
+    while known < 50 {
+        known = match reader.receiver().expect("a diff or a gap").await? {
+            Response::Diff(diff) => diff.seqno,
+            Response::Gap(gap) => gap.to_seqno,
+            other => return Err(format!("{other:?}").into()),
+        };
+    }
+    assert!(limited(&operator, "publishes").await >= Some(1.0));
     Ok(())
 }
 
