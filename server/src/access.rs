@@ -13,6 +13,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use http::{HeaderMap, header};
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -204,8 +206,9 @@ fn credential(
     table: &Table,
 ) -> Result<(Credential, Arc<Identity>), &'static str> {
     if let Some(value) = headers.get(header::AUTHORIZATION) {
-        let token = bearer(value.as_bytes()).ok_or("the authorization is not 'Bearer TOKEN'")?;
-        let digest = tokens::digest(token);
+        let token = token(value.as_bytes(), connection.port)
+            .ok_or("the authorization is not 'Bearer TOKEN'")?;
+        let digest = tokens::digest(&token);
         let identity = table
             .by_token
             .get(&digest)
@@ -226,9 +229,21 @@ fn credential(
     }
 }
 
-fn bearer(value: &[u8]) -> Option<&[u8]> {
-    let (scheme, token) = value.split_at_checked("Bearer ".len())?;
-    (scheme.eq_ignore_ascii_case(b"Bearer ")).then(|| token.trim_ascii())
+/// The token of an authorization. On the operators' port it may be the
+/// password of any user too: that is what a browser asks for.
+fn token(value: &[u8], port: Port) -> Option<Vec<u8>> {
+    let space = value.iter().position(|&byte| byte == b' ')?;
+    let (scheme, said) = value.split_at(space);
+    let said = said.trim_ascii();
+    if scheme.eq_ignore_ascii_case(b"Bearer") {
+        return Some(said.to_vec());
+    }
+    if !scheme.eq_ignore_ascii_case(b"Basic") || port != Port::Admin {
+        return None;
+    }
+    let mut user = BASE64_STANDARD.decode(said).ok()?;
+    let colon = user.iter().position(|&byte| byte == b':')?;
+    Some(user.split_off(colon + 1))
 }
 
 /// "Not now", and when to try again.
@@ -334,6 +349,30 @@ impl fmt::Debug for Credential {
             Self::Token(_) => f.write_str("Token(..)"),
             Self::Certificate(name) => f.debug_tuple("Certificate").field(name).finish(),
             Self::Plaintext => f.write_str("Plaintext"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_what_bears_it_or_on_the_operators_port_a_password() {
+        let basic = format!("Basic {}", BASE64_STANDARD.encode("me:to:ken"));
+        for (value, port, expected) in [
+            ("Bearer to:ken", Port::Data, Some("to:ken")),
+            ("bearer  to:ken ", Port::Admin, Some("to:ken")),
+            (basic.as_str(), Port::Admin, Some("to:ken")),
+            (basic.as_str(), Port::Data, None),
+            ("Basic me:token", Port::Admin, None),
+            ("Bearerto:ken", Port::Data, None),
+            ("Digest to:ken", Port::Admin, None),
+            ("", Port::Admin, None),
+        ] {
+            let found = token(value.as_bytes(), port);
+            let expected = expected.map(|text| text.as_bytes().to_vec());
+            assert_eq!(found, expected, "{value}");
         }
     }
 }

@@ -228,6 +228,7 @@ fn show_session(session: &Session, now: Instant) -> Option<pb::Session> {
         shards_behind: shards_behind as u64,
         behind_for: since.and_then(|since| now.duration_since(since).try_into().ok()),
         diffs_missed: traffic.missed.load(Relaxed),
+        identity: session.caller.name().unwrap_or_default().to_owned(),
     })
 }
 

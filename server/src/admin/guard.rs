@@ -116,7 +116,11 @@ fn refusal(grpc: bool, status: Status) -> Response {
         Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
+    // A browser asks its user for a password then, which is the token.
+    let challenge = [(
+        header::WWW_AUTHENTICATE,
+        "Bearer, Basic realm=\"persist-pubsub\"",
+    )];
     let text = format!("{}\n", status.message());
     match code {
         StatusCode::UNAUTHORIZED => (code, challenge, text).into_response(),
