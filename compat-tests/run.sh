@@ -106,6 +106,8 @@ mkdir -p "$tools/bin"
 install_grpcurl
 install_buf
 install_cargo_deny
+# The status page is looked at in a real browser.
+need chromium chromium
 
 step 'cargo fmt --all --check'
 cargo fmt --all --check

@@ -415,7 +415,7 @@ impl Folder {
         &self.0
     }
 
-    fn log(&self) -> PathBuf {
+    pub(crate) fn log(&self) -> PathBuf {
         self.0.join("log")
     }
 

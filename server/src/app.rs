@@ -15,7 +15,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tonic::service::Routes;
 
 use crate::access::Access;
-use crate::admin::{self, Admin};
+use crate::admin::{self, Admin, Facts};
 use crate::clock::Clock;
 use crate::config::{Config, InvalidConfig};
 use crate::drain::{Drain, DrainOutcome, DrainState};
@@ -29,6 +29,7 @@ use crate::reload;
 use crate::service::in_process::{Doorkeeper, InProcess};
 use crate::service::{ServiceContext, V0Service, V1Service};
 use crate::session::Shared;
+use crate::status::{Board, Sources};
 use doors::{Doors, Identities};
 
 /// Log lines about bad messages that all peers together can cause a minute.
@@ -201,10 +202,8 @@ async fn serve<D: Accept>(
 
     let metrics = prometheus::Registry::new();
     let defect = |e: prometheus::Error| StartError::Internal(e.to_string());
-    let registry = Registry::new(
-        config.registry_limits(),
-        TopicMetrics::new(&metrics).map_err(defect)?,
-    );
+    let topic_metrics = TopicMetrics::new(&metrics).map_err(defect)?;
+    let registry = Registry::new(config.registry_limits(), topic_metrics.clone());
     let shared = Arc::new(Shared {
         registry: Arc::clone(&registry),
         census: Arc::new(config.census()),
@@ -253,22 +252,31 @@ async fn serve<D: Accept>(
         .add_service(reflection(persist_pubsub_proto::FILE_DESCRIPTOR_SET)?)
         .add_service(V0Service::new(Arc::clone(&context)))
         .add_service(V1Service::new(Arc::clone(&context)));
-    let admin_service = Admin {
+    let listener_metrics = ListenerMetrics::new(&metrics).map_err(defect)?;
+    let board = Board::new(Facts {
         shared: Arc::clone(&shared),
-        access,
         drain: drain.clone(),
-        scrape: ScrapeMetrics::new(&metrics).map_err(defect)?,
-        metrics: metrics.clone(),
         instance_id,
         started_at: clock.now(),
         data_addr,
         v0_environment: config.v0_environment.clone(),
+    });
+    let sampling = Arc::clone(&board).run(Sources {
+        sessions: shared.metrics.clone(),
+        topics: topic_metrics,
+        listener: listener_metrics.clone(),
+    });
+    let admin_service = Admin {
+        facts: board.facts().clone(),
+        board,
+        scrape: ScrapeMetrics::new(&metrics).map_err(defect)?,
+        metrics: metrics.clone(),
     };
     let admin_routes = admin::router(
         admin_service,
+        access,
         reflection(persist_pubsub_proto::admin_v1::FILE_DESCRIPTOR_SET)?,
     );
-    let listener_metrics = ListenerMetrics::new(&metrics).map_err(defect)?;
     let admin_metrics = ListenerMetrics::admin(&metrics).map_err(defect)?;
     if let Some(path) = &config.addresses_file {
         write_addresses(path, data_addr, plaintext_addr, admin_addr).map_err(|source| {
@@ -302,6 +310,7 @@ async fn serve<D: Accept>(
             tokio::spawn(reload::watch(watched, config.access.reload_interval)).abort_handle(),
         ),
         AbortOnDrop(tokio::spawn(registry.age()).abort_handle()),
+        AbortOnDrop(tokio::spawn(sampling).abort_handle()),
         AbortOnDrop(tokio::spawn(unhealthy_when_leaving(drain.clone(), health)).abort_handle()),
     ];
     let (window, timeout) = (config.drain_window, config.drain_timeout);

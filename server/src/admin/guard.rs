@@ -23,7 +23,13 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 const OPEN: [&str; 3] = ["/livez", "/readyz", "/metrics"];
 const SERVICE: &str = "/persist.pubsub.admin.v1.AdminService/";
 /// What changes nothing. Whatever is not named needs the right to do anything.
-const READING: [&str; 4] = ["GetServerInfo", "ListSessions", "ListShards", "WatchShards"];
+const READING: [&str; 5] = [
+    "GetServerInfo",
+    "ListSessions",
+    "ListShards",
+    "WatchShards",
+    "WatchStatus",
+];
 const REFLECTION: &str = "/grpc.reflection.";
 
 /// What a request needs.
