@@ -1,49 +1,38 @@
 //! A port: accepts, and keeps each connection within its bounds.
 
+mod accept;
 mod frames;
 mod handshakes;
+mod streams;
 
-use std::convert::Infallible;
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::{Frame, SizeHint};
-use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use prometheus::IntCounter;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::server::TlsStream;
-use tonic::Status;
-use tonic::body::Body;
 use tonic::service::Routes;
-use tower::Service;
 
 use crate::drain::{Drain, DrainState};
 use crate::logging::LogGate;
 use crate::metrics::ListenerMetrics;
 use crate::service::{Connection, Port};
 use crate::tls::{self, Tls};
+pub use accept::Accept;
+use accept::Backoff;
 use frames::Watched;
-use handshakes::{Handshake, Handshakes};
+use handshakes::Handshakes;
+use streams::{Activity, ConnectionService};
 
 /// How often a connection looks at its clocks.
 const TICK: Duration = Duration::from_secs(1);
-/// Backoff after a failure to accept: doubles from the first to the longest.
-const FIRST_BACKOFF: Duration = Duration::from_millis(5);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
 /// A peer may open so many bytes of streams ahead of what is read of them.
 /// h2 also budgets small frames by the connection's window.
 const STREAM_WINDOW: u32 = 1024 * 1024;
@@ -60,58 +49,6 @@ const MAX_ERROR_RESETS: usize = 256;
 const HTTP1_BUFFER: usize = 8192;
 /// Log lines a minute about connections that failed in TLS.
 const TLS_LINES: u32 = 10;
-
-/// Where connections come from: TCP, or whatever carries bytes both ways (a
-/// pipe within the process, a simulated network).
-pub trait Accept: Send + 'static {
-    /// A connection. Dropping it closes it.
-    type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
-
-    /// Waits for the next connection, with the address of its peer, which
-    /// logs and operators are shown. Has to be cancel safe: a connection is
-    /// returned or stays to be accepted.
-    ///
-    /// # Errors
-    /// Whatever a later attempt may not meet again: the server waits a moment
-    /// (5 ms, doubling to 1 s) and tries again, for ever.
-    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Io, SocketAddr)>> + Send;
-
-    /// Where it listens.
-    ///
-    /// # Errors
-    /// If that is not known: the server does not start.
-    fn local_addr(&self) -> io::Result<SocketAddr>;
-}
-
-/// The delay before the next attempt to accept.
-pub(crate) struct Backoff(Duration);
-
-impl Backoff {
-    pub(crate) fn new() -> Self {
-        Self(FIRST_BACKOFF)
-    }
-
-    /// Waits, twice as long as the last time.
-    pub(crate) async fn wait(&mut self) {
-        tokio::time::sleep(self.0).await;
-        self.0 = (self.0 * 2).min(LONGEST_BACKOFF);
-    }
-}
-
-impl Accept for TcpListener {
-    type Io = TcpStream;
-
-    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
-        let (stream, peer) = TcpListener::accept(self).await?;
-        // Diffs are small and urgent.
-        stream.set_nodelay(true)?;
-        Ok((stream, peer))
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Self::local_addr(self)
-    }
-}
 
 /// A way in.
 #[derive(Debug)]
@@ -255,30 +192,6 @@ struct Begun {
     opened_at: Instant,
 }
 
-/// What a connection's streams tell it.
-#[derive(Debug)]
-struct Activity {
-    handshake: Handshake,
-    started: AtomicBool,
-    streams: AtomicUsize,
-}
-
-impl Activity {
-    fn new(handshake: Handshake) -> Self {
-        Self {
-            handshake,
-            started: AtomicBool::new(false),
-            streams: AtomicUsize::new(0),
-        }
-    }
-
-    fn start(&self) {
-        if !self.started.swap(true, Ordering::Relaxed) {
-            self.handshake.done();
-        }
-    }
-}
-
 async fn connection<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     io: Io,
     tls: Option<DoorTls>,
@@ -411,13 +324,13 @@ async fn requests<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
                 serving.as_mut().graceful_shutdown();
             }
             now = ticks.tick() => {
-                if !activity.started.load(Ordering::Relaxed) {
+                if !activity.has_started() {
                     if now.duration_since(opened_at) >= limits.handshake_timeout {
                         metrics.handshake_timeouts.inc();
                         tracing::debug!(%peer, "connection closed: no request within --handshake-timeout");
                         break;
                     }
-                } else if activity.streams.load(Ordering::Relaxed) > 0 {
+                } else if activity.is_busy() {
                     busy_at = now;
                 } else if !leaving && now.duration_since(busy_at) >= limits.idle_timeout {
                     metrics.idle_timeouts.inc();
@@ -435,76 +348,5 @@ async fn requests<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
                 break;
             }
         }
-    }
-}
-
-/// Hands a connection's requests to the routes, with its handle.
-#[derive(Clone)]
-struct ConnectionService {
-    routes: Routes,
-    handle: Connection,
-    activity: Arc<Activity>,
-}
-
-impl hyper::service::Service<Request<Incoming>> for ConnectionService {
-    type Response = Response<Counted>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Counted>, Infallible>> + Send>>;
-
-    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        self.activity.start();
-        let counted = StreamCount::new(&self.activity);
-        request.extensions_mut().insert(self.handle.clone());
-        let mut routes = self.routes.clone();
-        let response = routes.call(request.map(Body::new));
-        Box::pin(async move {
-            let response = response.await?;
-            Ok(response.map(|body| Counted {
-                body,
-                _count: counted,
-            }))
-        })
-    }
-}
-
-/// Counts a stream for as long as it lives.
-struct StreamCount(Arc<Activity>);
-
-impl StreamCount {
-    fn new(activity: &Arc<Activity>) -> Self {
-        activity.streams.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(activity))
-    }
-}
-
-impl Drop for StreamCount {
-    fn drop(&mut self) {
-        self.0.streams.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A response body that counts as a stream of its connection.
-struct Counted {
-    body: Body,
-    _count: StreamCount,
-}
-
-impl http_body::Body for Counted {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
