@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tonic::transport::Uri;
 
 use crate::config::ConfigError;
+use crate::event::{Reason, ServerInfo, Wire};
 use crate::in_process::InProcess;
 
 /// The port that an endpoint without one means.
@@ -154,6 +155,14 @@ impl Home {
         Self(Kind::InProcess(Inside(Arc::new(server))))
     }
 
+    /// What has to be looked up to find its places; `None`: it is one.
+    pub(crate) fn name(&self) -> Option<&Arc<Endpoint>> {
+        match &self.0 {
+            Kind::At(endpoint) => Some(endpoint),
+            Kind::InProcess(_) => None,
+        }
+    }
+
     pub(crate) fn kind(&self) -> &Kind {
         &self.0
     }
@@ -184,6 +193,49 @@ impl fmt::Display for Place {
             None => self.home.fmt(f),
         }
     }
+}
+
+/// Names a place of a client for as long as it is wanted. Never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct PlaceId(u64);
+
+impl PlaceId {
+    pub(crate) const fn new(n: u64) -> Self {
+        Self(n)
+    }
+}
+
+/// A server that a client keeps a session with, or tries to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HomeStatus {
+    /// The home that it belongs to.
+    pub home: Home,
+    /// Which of the addresses of the home's name; `None` where it has none.
+    pub address: Option<SocketAddr>,
+    /// How it stands.
+    pub state: HomeState,
+}
+
+/// How a client stands with a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HomeState {
+    /// It is being connected to, for the first time or again.
+    Connecting {
+        /// Why there is no session, if there was an attempt or a session.
+        reason: Option<Reason>,
+    },
+    /// There is a session.
+    Connected {
+        /// The wire version that it speaks.
+        wire: Wire,
+        /// Who answers.
+        server: ServerInfo,
+        /// The settings do not name it any more, or its server drains: it ends
+        /// when others have taken its place.
+        leaving: bool,
+    },
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ mod foreign;
 mod frozen;
 mod fuzzing;
 mod half_open;
+mod in_process;
 mod isolation;
 mod leaving;
 mod liveness;

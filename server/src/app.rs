@@ -118,7 +118,37 @@ impl Server {
 
     /// The way in for clients in this process: no network, no encoding, and
     /// sessions like any other: with the same promises, bounds and drain, and
-    /// shown to operators with the address `in-process`.
+    /// shown to operators with the address `in-process`. They are read in the
+    /// runtime that the server was started in; clients may be in another.
+    ///
+    /// A diff that is pushed so is kept as the host gave it, for as long as the
+    /// log keeps it: a slice of a larger buffer keeps that.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use bytes::Bytes;
+    /// use persist_pubsub_client::{Config, Event, Home, ShardId, connect};
+    /// use persist_pubsub_server::{app, config};
+    ///
+    /// let shard = ShardId::new([7; 16]);
+    /// // For the processes that reach it over the network, and for this one.
+    /// let server = app::start(config::Config::default(), std::future::pending()).await?;
+    /// let home = Home::in_process(server.in_process());
+    /// let (writer, _its_events) = connect(Config::with_homes([home.clone()]));
+    /// let (reader, mut events) = connect(Config::with_homes([home]));
+    ///
+    /// let _token = reader.subscribe_from(&shard, 17);
+    /// writer.push_diff(&shard, 18, Bytes::from_static(b"what was committed"));
+    /// while let Some(event) = events.next().await {
+    ///     if let Event::Diff { seqno, diff, .. } = event {
+    ///         assert_eq!((seqno, &diff[..]), (18, &b"what was committed"[..]));
+    ///         break;
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn in_process(&self) -> InProcess {
         self.doorkeeper.door().clone()
@@ -136,7 +166,8 @@ impl Server {
 
 /// Starts a server on TCP: binds first, so that the addresses are known, then
 /// serves until `shutdown` completes, then drains. Has to be called within a
-/// tokio runtime.
+/// tokio runtime, with time and I/O enabled: the server lives in it. Clients
+/// in the same process need no network: [`Server::in_process`].
 ///
 /// ```
 /// # async fn example() -> Result<(), persist_pubsub_server::app::StartError> {

@@ -27,8 +27,6 @@ const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// The largest header list that is read, in bytes.
 const MAX_HEADER_LIST: u32 = 16 * 1024;
-/// Of a name's addresses, how many one attempt tries.
-const ADDRESSES: usize = 3;
 
 /// A connection. Dropping it closes it, whatever state its streams are in: a
 /// stream whose server does not read would otherwise never end, and its
@@ -56,46 +54,22 @@ impl hyper::rt::Executor<Pin<Box<dyn Future<Output = ()> + Send>>> for Tasks {
     }
 }
 
-/// A fresh connection: looks the name up, and tries its addresses in random
-/// order, so that clients of a name with many spread over them, and none is
-/// stuck with a dead one. A channel is never used again: one that was sent
-/// away may not connect anew by itself.
+/// A fresh connection to one of the server's addresses. A channel is never used
+/// again: one that was sent away may not connect anew by itself.
 pub(super) async fn dial(
     config: &Config,
-    endpoint: &home::Endpoint,
+    server: &home::Endpoint,
+    address: SocketAddr,
     system: &dyn System,
 ) -> Result<Line, Reason> {
-    let all = config.connect_timeout;
-    timeout(all, try_addresses(config, endpoint, system))
-        .await
-        .unwrap_or_else(|_| Err(Reason::Unreachable(format!("no answer within {all:?}"))))
-}
-
-async fn try_addresses(
-    config: &Config,
-    endpoint: &home::Endpoint,
-    system: &dyn System,
-) -> Result<Line, Reason> {
-    let unreachable = |why: String| Reason::Unreachable(text(&why));
-    let mut addresses = system
-        .look_up(&endpoint.host, endpoint.port)
-        .await
-        .map_err(|error| unreachable(format!("look-up of {}: {error}", endpoint.host)))?;
-    fastrand::shuffle(&mut addresses);
-    addresses.truncate(ADDRESSES);
-    let parts = u32::try_from(addresses.len()).unwrap_or(1).max(1);
-    let mut last = unreachable(format!("{} has no address", endpoint.host));
-    for address in addresses {
-        let within = config.connect_timeout / parts;
-        let attempt = timeout(within, connect(config, endpoint, system, address));
-        let why = match attempt.await {
-            Ok(Ok(line)) => return Ok(line),
-            Ok(Err(why)) => why,
-            Err(_) => format!("no answer within {within:?}"),
-        };
-        last = unreachable(format!("{address}: {why}"));
-    }
-    Err(last)
+    let within = config.connect_timeout;
+    let attempt = connect(config, server, system, address);
+    let why = match timeout(within, attempt).await {
+        Ok(Ok(line)) => return Ok(line),
+        Ok(Err(why)) => why,
+        Err(_) => format!("no answer within {within:?}"),
+    };
+    Err(Reason::Unreachable(text(&format!("{address}: {why}"))))
 }
 
 async fn connect(

@@ -82,8 +82,8 @@ pub(super) fn welcomed(message: Option<v1::SessionResponse>) -> Option<Result<We
     }
 }
 
-pub(super) fn hello(config: &Config) -> v1::SessionRequest {
-    let mode = match config.settings.mode {
+pub(super) fn hello(config: &Config, mode: Mode) -> v1::SessionRequest {
+    let mode = match mode {
         Mode::ReadOnly => v1::SessionMode::ReadOnly,
         Mode::ReadWrite => v1::SessionMode::ReadWrite,
     };

@@ -13,6 +13,7 @@ use persist_pubsub_client::{Reason, Requests, Responses};
 use persist_pubsub_proto::v1;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio::task::coop;
 use tokio_stream::Stream;
 use tonic::{Code, Status};
 
@@ -230,8 +231,11 @@ impl Stream for Speech {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<v1::SessionResponse, Reason>>> {
+        // Whoever reads without ever having to wait lets others have their turn.
+        let turn = ready!(coop::poll_proceed(cx));
         loop {
             if let Some(message) = self.ready.pop_front() {
+                turn.made_progress();
                 let message = Some(message);
                 return Poll::Ready(Some(Ok(v1::SessionResponse { message })));
             }
