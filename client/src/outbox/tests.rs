@@ -381,10 +381,16 @@ async fn narrower_bounds_hold_at_once() {
 #[tokio::test]
 async fn what_a_server_would_not_take_for_now_is_announced_by_whoever_is_there() {
     let (mut outbox, stats) = outbox(1 << 20, 100, 2);
-    assert!(!outbox.refused(LINK, shard(1), 1, &stats), "no such session");
+    assert!(
+        !outbox.refused(LINK, shard(1), 1, &stats),
+        "no such session"
+    );
     drain(&mut outbox, &stats, EVERYTHING);
     assert!(outbox.refused(LINK, shard(1), 7, &stats));
-    assert!(!outbox.refused(LINK, shard(1), 6, &stats), "it waits already");
+    assert!(
+        !outbox.refused(LINK, shard(1), 6, &stats),
+        "it waits already"
+    );
     assert!(!outbox.refused(LINK, shard(2), 3, &stats));
     // No room for a third shard.
     outbox.refused(LINK, shard(3), 1, &stats);
