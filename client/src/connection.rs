@@ -12,6 +12,7 @@ mod link;
 mod outgoing;
 pub(crate) mod quiet;
 mod receive;
+pub(crate) mod refused;
 mod step;
 mod v0;
 mod v1;

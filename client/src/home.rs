@@ -9,13 +9,15 @@ use tonic::transport::Uri;
 
 use crate::config::ConfigError;
 use crate::event::{Reason, ServerInfo, Wire};
+use crate::in_process::InProcess;
 
 /// The port that an endpoint without one means.
 pub const DEFAULT_PORT: u16 = 6879;
 
 /// Where a server is, or several: a name may have many addresses, and each of
 /// them is a place to keep a session with. Cheap to clone. Two that lead to the
-/// same host and port are the same home, however they were written.
+/// same host and port are the same home, however they were written; and two that
+/// lead to the same run of a server in this process.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Home(Kind);
 
@@ -24,6 +26,35 @@ pub struct Home(Kind);
 pub(crate) enum Kind {
     /// Over the network.
     At(Arc<Endpoint>),
+    /// In this process.
+    InProcess(Inside),
+}
+
+/// A server in this process. The same run of it is the same server, through
+/// whichever of its handles.
+#[derive(Clone)]
+pub(crate) struct Inside(pub(crate) Arc<dyn InProcess>);
+
+impl fmt::Debug for Inside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Inside")
+            .field(&self.0.instance_id())
+            .finish()
+    }
+}
+
+impl PartialEq for Inside {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.instance_id() == other.0.instance_id()
+    }
+}
+
+impl Eq for Inside {}
+
+impl Hash for Inside {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.instance_id().hash(state);
+    }
 }
 
 /// A name or an address, and a port.
@@ -36,9 +67,20 @@ pub(crate) struct Endpoint {
     pub(crate) port: u16,
 }
 
+impl Endpoint {
+    /// Whether it is reached over TLS.
+    pub(crate) fn is_https(&self) -> bool {
+        self.origin.scheme_str() == Some("https")
+    }
+
+    fn key(&self) -> (&str, u16, bool) {
+        (&self.host, self.port, self.is_https())
+    }
+}
+
 impl PartialEq for Endpoint {
     fn eq(&self, other: &Self) -> bool {
-        (&self.host, self.port) == (&other.host, other.port)
+        self.key() == other.key()
     }
 }
 
@@ -46,7 +88,7 @@ impl Eq for Endpoint {}
 
 impl Hash for Endpoint {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (&self.host, self.port).hash(state);
+        self.key().hash(state);
     }
 }
 
@@ -57,7 +99,8 @@ impl Home {
     ///
     /// # Errors
     /// [`ConfigError::Endpoint`] if it does not parse, names no host, or
-    /// asks for anything but plain HTTP/2.
+    /// asks for anything but plain HTTP/2, or with feature `tls` HTTP/2 over TLS
+    /// (`https://host:port`; see [`Config::tls`](crate::Config::tls)).
     pub fn at(endpoint: &str) -> Result<Self, ConfigError> {
         let refuse = |reason: String| ConfigError::Endpoint {
             endpoint: endpoint.to_owned(),
@@ -71,8 +114,14 @@ impl Home {
         let uri: Uri = full
             .parse()
             .map_err(|error| refuse(format!("does not parse ({error})")))?;
-        if uri.scheme_str() != Some("http") {
-            return Err(refuse("only http is spoken".to_owned()));
+        match uri.scheme_str() {
+            Some("http") => {}
+            Some("https") if cfg!(feature = "tls") => {}
+            Some("https") => {
+                let why = "https needs this crate's feature tls";
+                return Err(refuse(why.to_owned()));
+            }
+            _ => return Err(refuse("neither http nor https".to_owned())),
         }
         let authority = uri.authority().map_or("", |authority| authority.as_str());
         let bare = uri.host().unwrap_or_default();
@@ -98,10 +147,19 @@ impl Home {
         }))))
     }
 
+    /// A server in this process, reached without a network: v1 is spoken with
+    /// it, whatever [`Config::wire`](crate::Config::wire) says. Once it is gone
+    /// the home stays and is refused: it leads to that server alone.
+    #[must_use]
+    pub fn in_process(server: impl InProcess) -> Self {
+        Self(Kind::InProcess(Inside(Arc::new(server))))
+    }
+
     /// What has to be looked up to find its places; `None`: it is one.
     pub(crate) fn name(&self) -> Option<&Arc<Endpoint>> {
         match &self.0 {
             Kind::At(endpoint) => Some(endpoint),
+            Kind::InProcess(_) => None,
         }
     }
 
@@ -115,6 +173,7 @@ impl fmt::Display for Home {
         match &self.0 {
             Kind::At(at) if at.host.contains(':') => write!(f, "[{}]:{}", at.host, at.port),
             Kind::At(at) => write!(f, "{}:{}", at.host, at.port),
+            Kind::InProcess(inside) => write!(f, "in-process {}", inside.0.instance_id()),
         }
     }
 }
@@ -189,7 +248,7 @@ mod tests {
             "",
             "http://",
             "http://a b",
-            "https://host:1",
+            "ftp://host:1",
             "unix:///tmp/x",
             ":6879",
             "host:notaport",
@@ -214,7 +273,9 @@ mod tests {
             ("http://127.0.0.1", "127.0.0.1", DEFAULT_PORT),
             ("http://[::1]:7", "::1", 7),
         ] {
-            let Kind::At(at) = Home::at(given).expect(given).0;
+            let Kind::At(at) = Home::at(given).expect(given).0 else {
+                panic!("{given} is no endpoint")
+            };
             assert_eq!((at.host.as_str(), at.port), (host, port), "{given}");
         }
     }

@@ -61,6 +61,7 @@ mod event;
 mod handle;
 mod home;
 mod homes;
+mod in_process;
 mod interest;
 mod merge;
 #[cfg(feature = "metrics")]
@@ -73,6 +74,7 @@ mod settings;
 mod shared;
 mod stats;
 mod system;
+mod tls;
 mod token;
 
 use std::sync::Arc;
@@ -81,6 +83,7 @@ pub use config::{Config, ConfigError, Mode, WirePreference};
 pub use event::{Event, Reason, ServerInfo, Wire};
 pub use handle::Client;
 pub use home::{DEFAULT_PORT, Home, HomeState, HomeStatus};
+pub use in_process::{InProcess, Requests, Responses};
 #[cfg(feature = "metrics")]
 pub use metrics::RegistryError;
 pub use persist_pubsub_proto::ShardId;
@@ -88,6 +91,9 @@ pub use queue::Events;
 pub use settings::Settings;
 pub use stats::Stats;
 pub use system::{Io, OperatingSystem, System};
+#[cfg(feature = "tls")]
+pub use tls::Tls;
+pub use tls::Token;
 pub use token::Subscription;
 
 /// Begins to connect, and returns at once. It cannot fail: whatever is wrong

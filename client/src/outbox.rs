@@ -13,6 +13,7 @@
 //! pull under it.
 
 mod recent;
+mod refused;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use crate::home::PlaceId;
 use crate::settings::Settings;
 use crate::stats::Counters;
 use recent::Recent;
+use refused::Refused;
 
 /// What a waiting push is counted with beside its diff, in bytes.
 const OVERHEAD: usize = 64;
@@ -65,6 +67,8 @@ pub(crate) struct Outbox {
     places: Vec<Published>,
     /// What the next places have to announce, when there was none to do it.
     orphaned: Announce,
+    /// What servers would not take for now: announced later.
+    refused: Vec<Refused>,
     /// What was handed to the network lately.
     recent: Recent,
     /// The client has ended: nothing is taken any more.
@@ -120,6 +124,7 @@ impl Outbox {
             readers: Vec::new(),
             places: Vec::new(),
             orphaned: Announce::new(),
+            refused: Vec::new(),
             recent: Recent::new(config.reannounce_window, config.reannounce_shards),
             closed: false,
         }
@@ -323,6 +328,7 @@ impl Outbox {
         self.log = VecDeque::new();
         self.bytes = 0;
         self.orphaned = Announce::new();
+        self.refused = Vec::new();
         self.recent.clear();
     }
 

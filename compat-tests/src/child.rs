@@ -29,6 +29,8 @@ pub struct Child {
 pub struct Addresses {
     /// The data port.
     pub listen: SocketAddr,
+    /// The data port without TLS beside one with it.
+    pub listen_plaintext: Option<SocketAddr>,
     /// The operators' port.
     pub admin_listen: SocketAddr,
     /// The process.
@@ -235,6 +237,31 @@ impl Child {
     }
 }
 
+/// Runs a subcommand to its end: how it ended, and what it printed.
+///
+/// # Errors
+/// The binary cannot be built or started, or does not end in time.
+pub async fn command<S: AsRef<OsStr>>(arguments: &[S]) -> Result<std::process::Output, ChildError> {
+    let mut command = Command::new(built::server().await?);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("PERSIST_PUBSUB_") {
+            command.env_remove(name);
+        }
+    }
+    let output = command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    match within("a command to end", output).await {
+        Ok(output) => output.map_err(io("running a command")),
+        Err(source) => Err(ChildError::TimedOut {
+            source,
+            log: String::new(),
+        }),
+    }
+}
+
 enum NotServing {
     Exited(ExitStatus),
     Other(ChildError),
@@ -270,6 +297,10 @@ impl Addresses {
         let json: serde_json::Value = serde_json::from_str(text).ok()?;
         Some(Self {
             listen: json["listen"].as_str()?.parse().ok()?,
+            listen_plaintext: match json["listen_plaintext"].as_str() {
+                Some(address) => Some(address.parse().ok()?),
+                None => None,
+            },
             admin_listen: json["admin_listen"].as_str()?.parse().ok()?,
             pid: json["pid"].as_u64()?.try_into().ok()?,
         })
@@ -288,7 +319,7 @@ pub fn workspace() -> &'static Path {
 pub struct Folder(PathBuf);
 
 impl Folder {
-    /// An empty one.
+    /// A new and empty one.
     ///
     /// # Errors
     /// It cannot be made.

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::wire::text;
@@ -32,6 +33,8 @@ const MAX_HEADER_LIST: u32 = 16 * 1024;
 /// connection with it.
 pub(super) struct Line {
     pub(super) channel: Channel,
+    /// What requests say of who we are.
+    pub(super) authorization: Option<MetadataValue<Ascii>>,
     tasks: Tasks,
 }
 
@@ -79,9 +82,13 @@ async fn connect(
         .connect(address)
         .await
         .map_err(|error| error.to_string())?;
+    let authorization = match &config.token {
+        Some(token) => Some(token.authorization().await?),
+        None => None,
+    };
     let tasks = Tasks::default();
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|error| error.to_string())?
+    let endpoint = over(config, server, address)
+        .await?
         // The server is called by its name, not by the address found for it.
         .origin(server.origin.clone())
         .executor(tasks.clone())
@@ -97,7 +104,33 @@ async fn connect(
         .connect_with_connector(Connected(Some(io)))
         .await
         .map_err(|error| told(&error))?;
-    Ok(Line { channel, tasks })
+    Ok(Line {
+        channel,
+        authorization,
+        tasks,
+    })
+}
+
+/// Where the connection leads to, and whether over TLS.
+async fn over(
+    config: &Config,
+    server: &home::Endpoint,
+    address: SocketAddr,
+) -> Result<Endpoint, String> {
+    let scheme = if server.is_https() { "https" } else { "http" };
+    let endpoint = Endpoint::from_shared(format!("{scheme}://{address}"));
+    let endpoint = endpoint.map_err(|error| error.to_string())?;
+    #[cfg(feature = "tls")]
+    if server.is_https() {
+        let tls = config.tls.as_ref();
+        let tls = tls.ok_or("an https endpoint needs Config::tls")?;
+        return endpoint
+            .tls_config(tls.read(&server.host).await?)
+            .map_err(|error| told(&error));
+    }
+    #[cfg(not(feature = "tls"))]
+    let _ = config;
+    Ok(endpoint)
 }
 
 /// Gives the connection that was made to tonic, once.

@@ -1,6 +1,6 @@
 //! One session with a server: from the greeting to its end.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,8 @@ use super::wire::{Inbound, Refusal, reason};
 use super::{v0, v1};
 use crate::config::{Config, Mode, WirePreference};
 use crate::event::{Reason, ServerInfo, Wire};
-use crate::home::{Kind, Place, PlaceId};
+use crate::home::{Inside, Kind, Place, PlaceId};
+use crate::in_process::Responses;
 use crate::interest::Bounds;
 use crate::merge::{End, Told};
 use crate::shared::{Shared, lock};
@@ -41,12 +42,14 @@ pub(super) struct Link {
     silence: Option<Silence>,
     dropped: oneshot::Receiver<()>,
     given_back: bool,
-    _line: Line,
+    /// None in process.
+    _line: Option<Line>,
 }
 
 enum Incoming {
     V0(Streaming<proto_v0::ProtoPubSubMessage>),
     V1(Streaming<proto_v1::SessionResponse>),
+    InProcess(Responses),
 }
 
 /// Watches for a server that says nothing.
@@ -64,50 +67,43 @@ impl Link {
         shared: Arc<Shared>,
         mode: Mode,
     ) -> Result<Box<Self>, Refusal> {
-        let system = shared.system.as_ref();
-        let line = match (place.1.home.kind(), place.1.address) {
-            (Kind::At(endpoint), Some(address)) => dial::dial(&config, endpoint, address, system)
-                .await
-                .map_err(Refusal::Failed)?,
+        let (place, name) = place;
+        let id = shared.next_link();
+        let most = config.handshake_timeout;
+        let late = |_| Err(Refusal::Failed(Reason::HandshakeTimeout(most)));
+        let (greeted, line) = match (name.home.kind(), name.address) {
+            (Kind::At(endpoint), Some(address)) => {
+                let system = shared.system.as_ref();
+                let line = dial::dial(&config, endpoint, address, system)
+                    .await
+                    .map_err(Refusal::Failed)?;
+                let greeting = greet(&name, &config, &shared, (id, mode), &line);
+                let greeted = timeout(most, greeting).await.unwrap_or_else(late)?;
+                (greeted, Some(line))
+            }
             (Kind::At(endpoint), None) => {
                 let why = format!("{} has no address", endpoint.host);
                 return Err(Refusal::Failed(Reason::Unreachable(why)));
             }
+            (Kind::InProcess(inside), _) => {
+                let greeting = greet_in_process(&config, &shared, (id, mode), inside);
+                let greeted = timeout(most, greeting).await.unwrap_or_else(late)?;
+                (greeted, None)
+            }
         };
-        let id = shared.next_link();
-        let most = config.handshake_timeout;
-        timeout(
-            most,
-            Self::greet(&place, &config, &shared, (id, mode), line),
-        )
-        .await
-        .unwrap_or_else(|_| Err(Refusal::Failed(Reason::HandshakeTimeout(most))))
+        Self::begin(place, &shared, (id, mode), greeted, line)
     }
 
-    async fn greet(
-        (place, name): &(PlaceId, Place),
-        config: &Config,
+    /// From here on it may subscribe and publish.
+    fn begin(
+        place: PlaceId,
         shared: &Arc<Shared>,
         (id, mode): (LinkId, Mode),
-        line: Line,
+        greeted: Greeted,
+        line: Option<Line>,
     ) -> Result<Box<Self>, Refusal> {
-        let auto = config.wire == WirePreference::Auto;
-        let greeted = match config.wire {
-            WirePreference::V0 => greet_v0(config, shared, id, &line).await?,
-            _ => match greet_v1(config, shared, (id, mode), &line).await {
-                Err(Refusal::Unimplemented(_)) if auto => {
-                    let greeted = greet_v0(config, shared, id, &line).await?;
-                    tracing::info!(
-                        server = %name,
-                        "the pubsub server does not have v1: speaking v0 to it"
-                    );
-                    greeted
-                }
-                greeted => greeted?,
-            },
-        };
         let instance = &greeted.server.instance_id;
-        if lock(&shared.board).has_instance(*place, instance) {
+        if lock(&shared.board).has_instance(place, instance) {
             return Err(Refusal::Failed(Reason::SameServer(instance.clone())));
         }
         let link = Box::new(Self {
@@ -128,7 +124,7 @@ impl Link {
         // subscribe is told to the session before it alone.
         if mode == Mode::ReadWrite {
             let gate = Arc::clone(&greeted.gate);
-            lock(&shared.outbox).attach(id, *place, gate, link.since);
+            lock(&shared.outbox).attach(id, place, gate, link.since);
         }
         let gate = Arc::clone(&greeted.gate);
         lock(&shared.interest).attach(id, link.wire, greeted.bounds, gate);
@@ -203,6 +199,67 @@ struct Greeted {
     dropped: oneshot::Receiver<()>,
 }
 
+/// In the wire version that is to be spoken.
+async fn greet(
+    name: &Place,
+    config: &Config,
+    shared: &Arc<Shared>,
+    (id, mode): (LinkId, Mode),
+    line: &Line,
+) -> Result<Greeted, Refusal> {
+    let auto = config.wire == WirePreference::Auto;
+    match config.wire {
+        WirePreference::V0 => greet_v0(config, shared, id, line).await,
+        _ => match greet_v1(config, shared, (id, mode), line).await {
+            Err(Refusal::Unimplemented(_)) if auto => {
+                let greeted = greet_v0(config, shared, id, line).await?;
+                tracing::info!(
+                    server = %name,
+                    "the pubsub server does not have v1: speaking v0 to it"
+                );
+                Ok(greeted)
+            }
+            greeted => greeted,
+        },
+    }
+}
+
+/// v1, whose messages a server in this process takes as they are.
+async fn greet_in_process(
+    config: &Config,
+    shared: &Arc<Shared>,
+    (id, mode): (LinkId, Mode),
+    inside: &Inside,
+) -> Result<Greeted, Refusal> {
+    let gate = Arc::new(Gate::default());
+    let (sender, dropped) = oneshot::channel();
+    let outgoing = Outgoing::new(
+        Arc::clone(shared),
+        Arc::clone(&gate),
+        id,
+        Some(v1::hello(config, mode)),
+        v1::encode,
+        sender,
+    );
+    let opened = inside.0.open(Box::pin(outgoing));
+    let mut responses = opened.map_err(Refusal::Failed)?;
+    let welcome = loop {
+        let message = said(&mut responses).await.transpose();
+        if let Some(answer) = v1::welcomed(message.map_err(Refusal::Failed)?) {
+            break answer?;
+        }
+    };
+    Ok(Greeted {
+        wire: Wire::V1,
+        server: welcome.server,
+        terms: welcome.terms,
+        bounds: welcome.bounds,
+        gate,
+        incoming: Incoming::InProcess(responses),
+        dropped,
+    })
+}
+
 async fn greet_v1(
     config: &Config,
     shared: &Arc<Shared>,
@@ -219,7 +276,8 @@ async fn greet_v1(
         v1::encode,
         sender,
     );
-    let (incoming, welcome) = v1::open(line.channel.clone(), outgoing).await?;
+    let (incoming, welcome) =
+        v1::open(line.channel.clone(), line.authorization.clone(), outgoing).await?;
     Ok(Greeted {
         wire: Wire::V1,
         server: welcome.server,
@@ -247,7 +305,13 @@ async fn greet_v0(
         v0::encode,
         sender,
     );
-    let incoming = v0::open(line.channel.clone(), &config.client_name, outgoing).await?;
+    let incoming = v0::open(
+        line.channel.clone(),
+        line.authorization.clone(),
+        &config.client_name,
+        outgoing,
+    )
+    .await?;
     Ok(Greeted {
         wire: Wire::V0,
         server: ServerInfo::default(),
@@ -270,6 +334,10 @@ impl Incoming {
         let inbound = match self {
             Self::V0(stream) => stream.message().await.map(|m| m.map(v0::decode)),
             Self::V1(stream) => stream.message().await.map(|m| m.map(v1::decode)),
+            Self::InProcess(stream) => {
+                let said = said(stream).await;
+                return said.map_or(Err(Reason::Ended), |said| said.map(v1::decode));
+            }
         };
         match inbound {
             Ok(Some(inbound)) => Ok(inbound),
@@ -277,6 +345,11 @@ impl Incoming {
             Err(status) => Err(reason(&status)),
         }
     }
+}
+
+/// What a server in this process says next.
+async fn said(responses: &mut Responses) -> Option<Result<proto_v1::SessionResponse, Reason>> {
+    poll_fn(|cx| responses.as_mut().poll_next(cx)).await
 }
 
 impl Silence {
@@ -301,7 +374,7 @@ async fn watch(silence: Option<&mut Silence>) -> Reason {
     let Some(silence) = silence else {
         return std::future::pending().await;
     };
-    std::future::poll_fn(|cx| {
+    poll_fn(|cx| {
         while silence.timer.as_mut().poll(cx).is_ready() {
             if silence.until <= Instant::now() {
                 return std::task::Poll::Ready(());

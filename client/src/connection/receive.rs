@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::Connection;
+use super::refused;
 use super::step::Next;
 use super::wire::Inbound;
 use crate::event::Wire;
@@ -61,8 +62,12 @@ impl Connection {
                 code,
                 reason,
                 request,
+                push,
             } => {
                 stats.rejected.one();
+                if let Some(push) = push {
+                    refused::later(shared, link, push);
+                }
                 let shards = lock(&shared.interest).refuse(link, request);
                 if let Some(withheld) = self.log.rejected.allows() {
                     tracing::warn!(
