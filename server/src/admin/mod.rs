@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use axum::Router;
 use persist_pubsub_proto::admin_v1::admin_service_server::AdminServiceServer;
 use tonic::service::Routes;
+use tonic_health::pb::health_server::{Health, HealthServer};
 
 use crate::drain::Drain;
 use crate::listener::{Accept, Backoff};
@@ -31,15 +32,20 @@ pub(crate) struct Admin {
     pub(crate) v0_environment: String,
 }
 
-/// gRPC and HTTP on one port.
-pub(crate) fn router<R>(
+/// gRPC and HTTP on one port. Health is here too: a kubelet's gRPC probe can
+/// ask neither a port with TLS, nor one that is full.
+pub(crate) fn router<H, R>(
     admin: Admin,
+    health: HealthServer<H>,
     reflection: tonic_reflection::server::v1::ServerReflectionServer<R>,
 ) -> Router
 where
+    H: Health,
     R: tonic_reflection::server::v1::ServerReflection,
 {
-    let grpc = Routes::new(AdminServiceServer::new(admin.clone())).add_service(reflection);
+    let grpc = Routes::new(AdminServiceServer::new(admin.clone()))
+        .add_service(health)
+        .add_service(reflection);
     http::routes(admin).merge(grpc.into_axum_router())
 }
 

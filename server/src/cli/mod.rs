@@ -1,5 +1,7 @@
 //! The command line: one subcommand, one file.
 
+mod check;
+mod healthcheck;
 mod listing;
 mod push;
 mod replay;
@@ -45,6 +47,10 @@ enum Command {
     Sessions(listing::SessionsArgs),
     /// List the shards that have subscribers or recent diffs
     Shards(listing::ShardsArgs),
+    /// Publish a diff and hear it, on a shard that nobody else has
+    Check(check::CheckArgs),
+    /// Ask a server whether it serves
+    Healthcheck(healthcheck::HealthcheckArgs),
 }
 
 /// How a command prints.
@@ -114,6 +120,8 @@ pub fn run() -> ExitCode {
             Some(Command::Replay(args)) => replay::run(args).await,
             Some(Command::Sessions(args)) => listing::sessions(args).await,
             Some(Command::Shards(args)) => listing::shards(args).await,
+            Some(Command::Check(args)) => check::run(args).await,
+            Some(Command::Healthcheck(args)) => healthcheck::run(args).await,
         }
     });
     // What a subcommand left running does not keep the process.
