@@ -130,6 +130,8 @@ install_grpcurl
 install_buf
 install_chart_tools
 install_promtool
+need buildah buildah
+need ip iproute2
 
 step 'cargo fmt --all --check'
 cargo fmt --all --check
@@ -145,6 +147,9 @@ RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps
 
 step 'helm/check.sh'
 ./helm/check.sh
+
+step 'docker/check.sh'
+./docker/check.sh
 
 # SEEDS=100000 soaks.
 step "simulation, ${SEEDS:=1000} seeds"

@@ -275,7 +275,7 @@ impl Addresses {
 
 /// The server's binary: `PERSIST_PUBSUB_BIN`, or the one beside the test
 /// executable or this program, which is built first where it is missing or out of date.
-async fn binary() -> Result<PathBuf, ChildError> {
+pub(crate) async fn binary() -> Result<PathBuf, ChildError> {
     static BINARY: tokio::sync::OnceCell<PathBuf> = tokio::sync::OnceCell::const_new();
     if let Some(path) = std::env::var_os("PERSIST_PUBSUB_BIN") {
         return Ok(path.into());

@@ -23,6 +23,7 @@
 //! | [`bystanders`] | sessions that are to notice nothing |
 //! | [`operator`] | what the admin port shows |
 //! | [`child`] | starts the real server as a child process |
+//! | [`command_line`] | runs the program's other subcommands |
 //! | [`fuzz`] | the bodies of the fuzz targets |
 //! | [`tools`], [`grpcurl`] | programs from outside, where they are installed |
 //! | [`witness`] | holds what one v1 session hears against what was committed, promise by promise |
@@ -34,6 +35,7 @@
 pub mod broadcaster;
 pub mod bystanders;
 pub mod child;
+pub mod command_line;
 pub mod fuzz;
 pub mod grpcurl;
 pub mod histogram;

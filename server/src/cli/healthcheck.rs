@@ -36,15 +36,16 @@ pub(super) async fn run(args: HealthcheckArgs) -> Result<(), Failure> {
             service: args.service.clone(),
         };
         let channel = args.server.connect().await?;
-        let answer = HealthClient::new(channel)
-            .check(request)
-            .await
-            .map_err(|status| match status.code() {
-                tonic::Code::NotFound => {
-                    format!("the server has no service {:?}", args.service)
-                }
-                code => format!("the server answers {code:?}: {}", status.message()),
-            })?;
+        let answer =
+            HealthClient::new(channel)
+                .check(request)
+                .await
+                .map_err(|status| match status.code() {
+                    tonic::Code::NotFound => {
+                        format!("the server has no service {:?}", args.service)
+                    }
+                    code => format!("the server answers {code:?}: {}", status.message()),
+                })?;
         Ok::<_, Failure>(answer.into_inner().status())
     };
     let status = tokio::time::timeout(args.timeout, asking)
