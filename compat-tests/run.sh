@@ -132,6 +132,8 @@ install_chart_tools
 install_promtool
 need buildah buildah
 need ip iproute2
+# The status page is looked at in a real browser.
+need chromium chromium
 
 step 'cargo fmt --all --check'
 cargo fmt --all --check

@@ -40,6 +40,7 @@ mod rough_network;
 mod simulation;
 mod stalled_reader;
 mod starting;
+mod status_page;
 mod watching;
 
 use persist_pubsub_client::Config;

@@ -8,6 +8,7 @@ mod replay;
 mod serve;
 mod tap;
 mod target;
+mod top;
 
 use std::process::ExitCode;
 
@@ -47,6 +48,8 @@ enum Command {
     Sessions(listing::SessionsArgs),
     /// List the shards that have subscribers or recent diffs
     Shards(listing::ShardsArgs),
+    /// Watch rates, generations, slow sessions and hot shards
+    Top(top::TopArgs),
     /// Publish a diff and hear it, on a shard that nobody else has
     Check(check::CheckArgs),
     /// Ask a server whether it serves
@@ -122,6 +125,7 @@ pub fn run() -> ExitCode {
             Some(Command::Shards(args)) => listing::shards(args).await,
             Some(Command::Check(args)) => check::run(args).await,
             Some(Command::Healthcheck(args)) => healthcheck::run(args).await,
+            Some(Command::Top(args)) => top::run(args).await,
         }
     });
     // What a subcommand left running does not keep the process.
