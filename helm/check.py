@@ -2,13 +2,13 @@
 """Checks the chart: called by check.sh, which says what is needed."""
 
 import json
-import os
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 import kubernetes_validate
 import yaml
@@ -31,6 +31,9 @@ AWAITED = {
 }  # fmt: skip
 # Values whose inside only the Prometheus operator or a parent chart knows.
 OPEN = {"global", "metrics.serviceMonitor.tlsConfig", "metrics.podMonitor.tlsConfig"}
+
+# Seconds that a server may take to start or to stop; never waited out when all is well.
+PATIENCE = 60
 
 problems = []
 
@@ -57,7 +60,7 @@ def milliseconds(text):
     return sum(int(n) * units[unit] for n, unit in re.findall(r"(\d+) ?(ms|s|m|h)", text))
 
 
-def good(served, write):
+def good(binary, served, write):
     for values in sorted((TESTS / "good").glob("*.yaml")):
         lint = run("helm", "lint", "--strict", str(CHART), "-f", str(values))
         if lint.returncode:
@@ -74,6 +77,8 @@ def good(served, write):
                 pod = found["spec"]["template"]["spec"]
                 restricted(pod, where)
                 server(pod, where, served)
+                if not values.stem.startswith("tls-") and not values.stem.startswith("mutual-tls-"):
+                    starts(binary, found, where)
             elif found["kind"] == "Pod":
                 restricted(found["spec"], where)
 
@@ -159,6 +164,27 @@ def server(pod, where, served):
     # The drain, and the second in which connections close.
     if pod["terminationGracePeriodSeconds"] * 1000 <= milliseconds(arguments["drain-timeout"]) + 1000:
         problem(f"{where}: a drain of {arguments['drain-timeout']} may be cut by terminationGracePeriodSeconds {pod['terminationGracePeriodSeconds']}")
+
+
+def starts(binary, found, where):
+    """The real server starts with the arguments of a Deployment, but for its
+    ports, and stops at a SIGTERM."""
+    with tempfile.TemporaryDirectory() as folder:
+        addresses, log = pathlib.Path(folder) / "addresses.json", pathlib.Path(folder) / "log"
+        arguments = [re.sub(r"^(--(?:admin-)?listen)=.*", r"\1=127.0.0.1:0", argument) for argument in found["spec"]["template"]["spec"]["containers"][0]["args"]]
+        with log.open("w") as output:
+            server = subprocess.Popen([binary, *arguments, f"--addresses-file={addresses}"], stdout=output, stderr=output)
+        deadline = time.monotonic() + PATIENCE
+        while not addresses.exists() and server.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        server.terminate()
+        try:
+            code = server.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            code = f"none: killed after {PATIENCE} s"
+        if not addresses.exists() or code != 0:
+            problem(f"{where}: with its arguments the server ends with {code}: {log.read_text()}")
 
 
 def bad():
@@ -293,8 +319,8 @@ def expressions():
 
 
 def main():
-    write = "--write" in sys.argv[1:]
-    text = os.environ["SERVE_HELP"]
+    binary, write = sys.argv[1], "--write" in sys.argv[2:]
+    text = run(binary, "serve", "--help", check=True).stdout
     served = set(re.findall(r"^ +--([a-z0-9-]+) <", text, re.M))
     generated = run(sys.executable, str(HERE / "generate.py"), *([] if write else ["--check"]))
     if generated.returncode:
@@ -302,7 +328,7 @@ def main():
     version()
     schema(served)
     defaults(text)
-    good(served, write)
+    good(binary, served, write)
     notes(write)
     bad()
     later()

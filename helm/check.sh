@@ -13,8 +13,8 @@ for program in helm promtool; do
         exit 1
     }
 done
-# The flags that the chart may pass are those of the server of this tree.
-serve_help=$(cargo run --locked --quiet -p persist-pubsub-server -- serve --help)
-SERVE_HELP=$serve_help python3 helm/check.py "$@"
+# What the chart passes is for the server of this tree.
+cargo build --locked --quiet -p persist-pubsub-server
+python3 helm/check.py "${CARGO_TARGET_DIR:-target}/debug/persist-pubsub" "$@"
 promtool check rules helm/persist-pubsub/files/rules.yaml
 promtool test rules helm/tests/rules.yaml
