@@ -25,7 +25,7 @@ builder() {
 }
 
 build() {
-    local target folder=target/image version revision
+    local target folder=target/image-context version revision
     target=$(rustc -vV | sed -n 's/^host: //p')
     RUSTFLAGS='-C target-feature=+crt-static' \
         cargo build --locked --quiet --profile image --target "$target" -p persist-pubsub-server
