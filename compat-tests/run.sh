@@ -95,6 +95,8 @@ need cc gcc libc6-dev
 mkdir -p "$tools/bin"
 install_grpcurl
 install_buf
+# The status page is looked at in a real browser.
+need chromium chromium
 
 step 'cargo fmt --all --check'
 cargo fmt --all --check

@@ -14,6 +14,8 @@ mod connecting;
 mod draining;
 #[path = "all/ending.rs"]
 mod ending;
+#[path = "all/homes.rs"]
+mod homes;
 #[path = "all/peer.rs"]
 mod peer;
 #[path = "all/pushing.rs"]
@@ -22,6 +24,8 @@ mod pushing;
 mod returning;
 #[path = "all/script.rs"]
 mod script;
+#[path = "all/settings.rs"]
+mod settings;
 #[path = "all/subscribing.rs"]
 mod subscribing;
 #[path = "all/v0.rs"]

@@ -24,6 +24,7 @@
 //! | [`operator`] | what the admin port shows |
 //! | [`child`] | starts the real server as a child process |
 //! | [`fuzz`] | the bodies of the fuzz targets |
+//! | [`browser`] | a real browser without a window |
 //! | [`tools`], [`grpcurl`] | programs from outside, where they are installed |
 //! | [`witness`] | holds what one v1 session hears against what was committed, promise by promise |
 //! | [`watched`] | a v1 session on a real connection with a witness beside it |
@@ -32,6 +33,7 @@
 #![deny(missing_docs)]
 
 pub mod broadcaster;
+pub mod browser;
 pub mod bystanders;
 pub mod child;
 pub mod fuzz;

@@ -20,6 +20,7 @@ mod foreign;
 mod frozen;
 mod fuzzing;
 mod half_open;
+mod homes;
 mod in_process;
 mod isolation;
 mod leaving;
@@ -39,6 +40,7 @@ mod rough_network;
 mod simulation;
 mod stalled_reader;
 mod starting;
+mod status_page;
 mod watching;
 
 use persist_pubsub_client::Config;

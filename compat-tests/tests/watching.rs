@@ -4,7 +4,9 @@ use persist_pubsub_compat_tests::operator::Operator;
 use persist_pubsub_compat_tests::v1_peer;
 use persist_pubsub_compat_tests::wait::within;
 use persist_pubsub_proto::ShardId;
-use persist_pubsub_proto::admin_v1::{ShardEvent as Event, WatchShardsResponse};
+use persist_pubsub_proto::admin_v1::{
+    ShardEvent as Event, WatchShardsResponse, WatchStatusRequest,
+};
 use persist_pubsub_proto::v1::Hello;
 use tonic::Streaming;
 
@@ -99,5 +101,56 @@ async fn a_watch_shows_what_happens() -> Verdict {
         (first.environment.as_str(), first.seqno),
         ("elsewhere", Some(77))
     );
+    Ok(())
+}
+
+/// Whoever watches how the server is sees who is connected, who does not
+/// read, and what that means.
+#[tokio::test]
+async fn the_status_names_who_is_behind() -> Verdict {
+    let server = server(&[]).await?;
+    let mut operator = Operator::connect(&server).await?;
+    let mut hello = v1_peer::hello("does-not-read");
+    hello.deploy_generation = 9;
+    let mut behind = v1_peer::Peer::connect_as(&server.url(), hello).await?;
+    behind.follow(SHARD, None).await?;
+    let writer = v1_peer::Peer::connect(&server.url(), "writer").await?;
+    // More than its connection takes unread.
+    let diff = vec![7; 1024 * 1024];
+    for seqno in 1..=8 {
+        writer
+            .sender()
+            .publish(SHARD, seqno, 1, diff.clone())
+            .await?;
+    }
+    let watch = operator.admin.watch_status(WatchStatusRequest {});
+    let mut watch = watch.await?.into_inner();
+    let mut samples = 0;
+    let seen = within("the finding", async {
+        loop {
+            let status = watch.message().await?.ok_or("the watch ended")?;
+            samples += status.samples.len();
+            let said = status
+                .findings
+                .iter()
+                .find(|f| f.what.contains("does-not-read"));
+            if let Some(finding) = said {
+                assert!(finding.what.contains("waited"), "{finding:?}");
+                return Ok::<_, Failure>(status);
+            }
+        }
+    })
+    .await??;
+    assert!(samples >= 1);
+    let first = seen.sessions.first().and_then(|s| s.session.as_ref());
+    let first = first.ok_or("no session")?;
+    assert_eq!(
+        (first.caller_id.as_str(), first.shards_behind),
+        ("does-not-read", 1)
+    );
+    let group = seen.groups.first().ok_or("no group")?;
+    assert_eq!((group.generation, group.sessions_behind), (Some(9), 1));
+    let writers = seen.groups.iter().find(|g| g.last_publish.is_some());
+    assert_eq!(writers.map(|g| g.sessions), Some(1));
     Ok(())
 }

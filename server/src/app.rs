@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinHandle};
 use tonic::service::Routes;
 
-use crate::admin::{self, Admin};
+use crate::admin::{self, Admin, Facts};
 use crate::clock::Clock;
 use crate::config::{Config, InvalidConfig};
 use crate::drain::{Drain, DrainOutcome, DrainState};
@@ -23,6 +23,7 @@ use crate::registry::Registry;
 use crate::service::in_process::{Doorkeeper, InProcess};
 use crate::service::{ServiceContext, V0Service, V1Service};
 use crate::session::Shared;
+use crate::status::{Board, Sources};
 
 /// Log lines about bad messages that all peers together can cause a minute.
 const BAD_MESSAGE_LINES: u32 = 10;
@@ -200,10 +201,8 @@ pub async fn start_on(
 
     let metrics = prometheus::Registry::new();
     let defect = |e: prometheus::Error| StartError::Internal(e.to_string());
-    let registry = Registry::new(
-        config.registry_limits(),
-        TopicMetrics::new(&metrics).map_err(defect)?,
-    );
+    let topic_metrics = TopicMetrics::new(&metrics).map_err(defect)?;
+    let registry = Registry::new(config.registry_limits(), topic_metrics.clone());
     let shared = Arc::new(Shared {
         registry: Arc::clone(&registry),
         census: Arc::new(config.census()),
@@ -228,21 +227,30 @@ pub async fn start_on(
         .add_service(reflection(persist_pubsub_proto::FILE_DESCRIPTOR_SET)?)
         .add_service(V0Service::new(Arc::clone(&context)))
         .add_service(V1Service::new(Arc::clone(&context)));
-    let admin_service = Admin {
+    let listener_metrics = ListenerMetrics::new(&metrics).map_err(defect)?;
+    let board = Board::new(Facts {
         shared: Arc::clone(&shared),
         drain: drain.clone(),
-        scrape: ScrapeMetrics::new(&metrics).map_err(defect)?,
-        metrics: metrics.clone(),
         instance_id,
         started_at: clock.now(),
         data_addr,
         v0_environment: config.v0_environment.clone(),
+    });
+    let sampling = Arc::clone(&board).run(Sources {
+        sessions: shared.metrics.clone(),
+        topics: topic_metrics,
+        listener: listener_metrics.clone(),
+    });
+    let admin_service = Admin {
+        facts: board.facts().clone(),
+        board,
+        scrape: ScrapeMetrics::new(&metrics).map_err(defect)?,
+        metrics: metrics.clone(),
     };
     let admin_router = admin::router(
         admin_service,
         reflection(persist_pubsub_proto::admin_v1::FILE_DESCRIPTOR_SET)?,
     );
-    let listener_metrics = ListenerMetrics::new(&metrics).map_err(defect)?;
     if let Some(path) = &config.addresses_file {
         write_addresses(path, data_addr, admin_addr).map_err(|source| {
             StartError::AddressesFile {
@@ -263,6 +271,7 @@ pub async fn start_on(
         AbortOnDrop(serving.abort_handle()),
         AbortOnDrop(tokio::spawn(admin::serve(admin, admin_router)).abort_handle()),
         AbortOnDrop(tokio::spawn(registry.age()).abort_handle()),
+        AbortOnDrop(tokio::spawn(sampling).abort_handle()),
         AbortOnDrop(tokio::spawn(unhealthy_when_leaving(drain.clone(), health)).abort_handle()),
     ];
     let (window, timeout) = (config.drain_window, config.drain_timeout);

@@ -14,7 +14,7 @@ use crate::session::{Session, SessionId};
 /// Generations that metrics tell apart; a peer could name any number.
 const GENERATIONS: usize = 16;
 /// A session that has waited so long to take something is behind.
-const BEHIND: Duration = Duration::from_secs(1);
+pub(crate) const BEHIND: Duration = Duration::from_secs(1);
 
 /// The sessions, from the moment that each has said who it is.
 #[derive(Debug)]

@@ -36,6 +36,7 @@ pub(crate) struct Session {
     pub(crate) wire: Wire,
     pub(crate) address: Address,
     pub(crate) connected_at: SystemTime,
+    began: Instant,
     pub(crate) traffic: Traffic,
     profile: OnceLock<Profile>,
     shared: Arc<Shared>,
@@ -67,6 +68,7 @@ impl Session {
             wire,
             address,
             connected_at: shared.clock.now(),
+            began: Instant::now(),
             traffic: Traffic::default(),
             profile: OnceLock::new(),
             mailbox: Arc::default(),
@@ -115,7 +117,8 @@ impl Session {
     pub(crate) fn publish(&self, publication: Publication) -> Result<(), Refusal> {
         let now = Instant::now();
         let _timed = Timed::new(&self.shared.metrics.push, now);
-        self.traffic.diffs_in.fetch_add(1, Ordering::Relaxed);
+        self.traffic
+            .count_publication(now.duration_since(self.began));
         let environment = self.environment()?;
         let (shard, seqno) = (publication.shard, publication.seqno);
         // Held over the publication: the cursor passes the session's own diff
@@ -338,6 +341,11 @@ impl Session {
 
     pub(crate) fn subscriptions(&self) -> usize {
         self.outbox().subscriptions()
+    }
+
+    /// When the client last published.
+    pub(crate) fn published_at(&self) -> Option<Instant> {
+        self.began.checked_add(self.traffic.published()?)
     }
 
     /// How many shards have something that the client has not taken, and since

@@ -3,13 +3,13 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use persist_pubsub_proto::ShardId;
 use persist_pubsub_proto::admin_v1::admin_service_server::AdminService;
 use persist_pubsub_proto::admin_v1::{
     self as pb, GetServerInfoRequest, GetServerInfoResponse, ListSessionsRequest,
     ListSessionsResponse, ListShardsRequest, ListShardsResponse, WatchShardsRequest,
-    WatchShardsResponse,
+    WatchShardsResponse, WatchStatusRequest, WatchStatusResponse,
 };
-use persist_pubsub_proto::{ShardId, v1};
 use std::sync::atomic::Ordering::Relaxed;
 use tokio::time::Instant;
 use tokio_stream::Stream;
@@ -40,23 +40,7 @@ impl AdminService for Admin {
         &self,
         _: Request<GetServerInfoRequest>,
     ) -> Result<Response<GetServerInfoResponse>, Status> {
-        let sessions = self.shared.census.all();
-        let registry = &self.shared.registry;
-        Ok(Response::new(GetServerInfoResponse {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            instance_id: self.instance_id.clone(),
-            started_at: Some(clock::timestamp(self.started_at)),
-            state: self.drain.state().as_str().to_owned(),
-            listen_address: self.data_addr.to_string(),
-            v0_environment: self.v0_environment.clone(),
-            min_revision: v1::MIN_REVISION,
-            max_revision: v1::MAX_REVISION,
-            sessions: sessions.len() as u64,
-            subscriptions: sessions.iter().map(|s| s.subscriptions() as u64).sum(),
-            shards: registry.topics() as u64,
-            log_bytes: registry.log_bytes() as u64,
-            log_bytes_limit: registry.log_bytes_limit() as u64,
-        }))
+        Ok(Response::new(self.facts.info()))
     }
 
     async fn list_sessions(
@@ -75,7 +59,7 @@ impl AdminService for Admin {
         let mut sessions = Vec::new();
         let mut next_page_token = String::new();
         'pages: loop {
-            let page = self.shared.census.page(after, limit);
+            let page = self.facts.shared.census.page(after, limit);
             let Some(last) = page.last() else { break };
             after = last.id;
             for session in page {
@@ -119,7 +103,7 @@ impl AdminService for Admin {
             ),
         };
         let mut topics = Vec::new();
-        self.shared.registry.for_each(|topic| {
+        self.facts.shared.registry.for_each(|topic| {
             let (environment, shard) = place(topic);
             let wanted = (request.environment.is_empty() || environment == request.environment)
                 && shard.to_text().starts_with(request.shard_prefix.as_bytes())
@@ -163,14 +147,29 @@ impl AdminService for Admin {
                     .map_err(|e| Status::invalid_argument(format!("shard_id: {e}")))?,
             ),
         };
-        let happenings = self.shared.registry.watch();
+        let happenings = self.facts.shared.registry.watch();
         Ok(Response::new(Box::pin(super::watch::shards(
             happenings,
             request.environment,
             shard,
-            self.drain.clone(),
-            self.shared.clock.clone(),
+            self.facts.drain.clone(),
+            self.facts.shared.clock.clone(),
         ))))
+    }
+
+    type WatchStatusStream =
+        Pin<Box<dyn Stream<Item = Result<WatchStatusResponse, Status>> + Send>>;
+
+    async fn watch_status(
+        &self,
+        _: Request<WatchStatusRequest>,
+    ) -> Result<Response<Self::WatchStatusStream>, Status> {
+        let watcher = self.board.watch();
+        let messages =
+            super::watch::status(watcher, self.facts.drain.clone(), |status, samples| {
+                Ok(status.message(samples))
+            });
+        Ok(Response::new(Box::pin(messages)))
     }
 }
 
@@ -180,7 +179,7 @@ fn place(topic: &Topic) -> (&str, ShardId) {
 }
 
 /// A session as operators see it. None: it has not said who it is.
-fn show_session(session: &Session, now: Instant) -> Option<pb::Session> {
+pub(crate) fn show_session(session: &Session, now: Instant) -> Option<pb::Session> {
     let profile = session.profile()?;
     let traffic = &session.traffic;
     let (shards_behind, since) = session.behind();
@@ -191,12 +190,7 @@ fn show_session(session: &Session, now: Instant) -> Option<pb::Session> {
         environment: profile.environment.name().to_owned(),
         generation: profile.generation,
         role: profile.role.clone(),
-        mode: if profile.read_only {
-            "read-only"
-        } else {
-            "read-write"
-        }
-        .to_owned(),
+        mode: mode(profile.read_only).to_owned(),
         client_version: profile.client_version.clone(),
         address: session.address.to_string(),
         connected_since: Some(clock::timestamp(session.connected_at)),
@@ -211,7 +205,12 @@ fn show_session(session: &Session, now: Instant) -> Option<pb::Session> {
     })
 }
 
-fn show_shard(topic: &Topic, now: Instant) -> pb::Shard {
+/// Whether a session may publish, as operators see it.
+pub(crate) fn mode(read_only: bool) -> &'static str {
+    if read_only { "read-only" } else { "read-write" }
+}
+
+pub(crate) fn show_shard(topic: &Topic, now: Instant) -> pb::Shard {
     let status = topic.status(now);
     pb::Shard {
         environment: topic.environment.name().to_owned(),

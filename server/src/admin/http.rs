@@ -20,7 +20,7 @@ pub(super) fn routes(admin: Admin) -> Router {
 }
 
 async fn readyz(State(admin): State<Admin>) -> impl IntoResponse {
-    let state = admin.drain.state();
+    let state = admin.facts.drain.state();
     let code = if state == DrainState::Serving {
         StatusCode::OK
     } else {
@@ -30,8 +30,8 @@ async fn readyz(State(admin): State<Admin>) -> impl IntoResponse {
 }
 
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
-    let (scrape, registry) = (&admin.scrape, &admin.shared.registry);
-    admin.shared.census.observe(scrape);
+    let (scrape, registry) = (&admin.scrape, &admin.facts.shared.registry);
+    admin.facts.shared.census.observe(scrape);
     scrape.shards.set(count(registry.topics()));
     scrape.log_bytes.set(count(registry.log_bytes()));
     scrape

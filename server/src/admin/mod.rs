@@ -2,6 +2,7 @@
 
 mod calls;
 mod http;
+mod page;
 mod watch;
 
 use std::io;
@@ -10,25 +11,60 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::Router;
+use persist_pubsub_proto::admin_v1::GetServerInfoResponse;
 use persist_pubsub_proto::admin_v1::admin_service_server::AdminServiceServer;
+use persist_pubsub_proto::v1;
 use tonic::service::Routes;
 
+use crate::clock;
 use crate::drain::Drain;
 use crate::listener::{Accept, Backoff};
 use crate::metrics::ScrapeMetrics;
 use crate::session::Shared;
+use crate::status::Board;
+pub(crate) use calls::{mode, show_session, show_shard};
 
-/// What the operators' port shows.
+/// What is to be told of the server.
 #[derive(Clone, Debug)]
-pub(crate) struct Admin {
+pub(crate) struct Facts {
     pub(crate) shared: Arc<Shared>,
     pub(crate) drain: Drain,
-    pub(crate) scrape: ScrapeMetrics,
-    pub(crate) metrics: prometheus::Registry,
     pub(crate) instance_id: String,
     pub(crate) started_at: SystemTime,
     pub(crate) data_addr: SocketAddr,
     pub(crate) v0_environment: String,
+}
+
+impl Facts {
+    /// What the server is, and holds at present.
+    pub(crate) fn info(&self) -> GetServerInfoResponse {
+        let sessions = self.shared.census.all();
+        let registry = &self.shared.registry;
+        GetServerInfoResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            instance_id: self.instance_id.clone(),
+            started_at: Some(clock::timestamp(self.started_at)),
+            state: self.drain.state().as_str().to_owned(),
+            listen_address: self.data_addr.to_string(),
+            v0_environment: self.v0_environment.clone(),
+            min_revision: v1::MIN_REVISION,
+            max_revision: v1::MAX_REVISION,
+            sessions: sessions.len() as u64,
+            subscriptions: sessions.iter().map(|s| s.subscriptions() as u64).sum(),
+            shards: registry.topics() as u64,
+            log_bytes: registry.log_bytes() as u64,
+            log_bytes_limit: registry.log_bytes_limit() as u64,
+        }
+    }
+}
+
+/// What the operators' port shows.
+#[derive(Clone, Debug)]
+pub(crate) struct Admin {
+    pub(crate) facts: Facts,
+    pub(crate) board: Arc<Board>,
+    pub(crate) scrape: ScrapeMetrics,
+    pub(crate) metrics: prometheus::Registry,
 }
 
 /// gRPC and HTTP on one port.
@@ -40,7 +76,9 @@ where
     R: tonic_reflection::server::v1::ServerReflection,
 {
     let grpc = Routes::new(AdminServiceServer::new(admin.clone())).add_service(reflection);
-    http::routes(admin).merge(grpc.into_axum_router())
+    http::routes(admin.clone())
+        .merge(page::routes(admin))
+        .merge(grpc.into_axum_router())
 }
 
 /// Serves until aborted.

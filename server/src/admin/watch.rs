@@ -5,16 +5,16 @@ use std::task::{Context, Poll};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use persist_pubsub_proto::ShardId;
-use persist_pubsub_proto::admin_v1::{ShardEvent, WatchShardsResponse};
-use tokio::sync::broadcast;
-use tokio_stream::wrappers::BroadcastStream;
+use persist_pubsub_proto::admin_v1::{ShardEvent, StatusSample, WatchShardsResponse};
+use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
+use tokio_stream::wrappers::{BroadcastStream, ReceiverStream};
 use tokio_stream::{Stream, StreamExt};
-use tonic::Status;
 
 use crate::clock::{self, Clock};
 use crate::drain::{Drain, DrainState};
 use crate::happening::{Happening, What};
+use crate::status::{Status, Watcher};
 use crate::topic::Verdict;
 
 /// The happenings of one shard, or of all; of one environment, or of all
@@ -25,7 +25,7 @@ pub(super) fn shards(
     shard: Option<ShardId>,
     drain: Drain,
     clock: Clock,
-) -> impl Stream<Item = Result<WatchShardsResponse, Status>> {
+) -> impl Stream<Item = Result<WatchShardsResponse, tonic::Status>> {
     let events = BroadcastStream::new(happenings).filter_map(move |happening| match happening {
         Ok(h) => {
             let wanted = (environment.is_empty() || h.environment.name() == environment)
@@ -43,6 +43,33 @@ pub(super) fn shards(
         events,
         end: Box::pin(async move { drain.reached(DrainState::Closed).await }),
     }
+}
+
+/// How the server is, as often as it is looked at, as `show` tells it. Ends
+/// when the server is closed.
+pub(super) fn status<T: Send + 'static>(
+    mut watcher: Watcher,
+    drain: Drain,
+    show: impl Fn(&Status, Vec<StatusSample>) -> T + Send + Sync + 'static,
+) -> impl Stream<Item = T> {
+    // What the caller is too slow for is not made.
+    let (told, stream) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let telling = async {
+            while let Ok(room) = told.reserve().await {
+                let Some((status, samples)) = watcher.next().await else {
+                    return;
+                };
+                room.send(show(&status, samples));
+            }
+        };
+        tokio::select! {
+            () = telling => {}
+            () = told.closed() => {}
+            () = drain.reached(DrainState::Closed) => {}
+        }
+    });
+    ReceiverStream::new(stream)
 }
 
 /// A stream that ends with a future.

@@ -5,10 +5,11 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use persist_pubsub_proto::admin_v1::{ListSessionsRequest, ListShardsRequest, Session, Shard};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::target::AdminPort;
 use super::{Failure, Format};
+use crate::json;
 
 /// Rows asked for at a time.
 const PAGE: u32 = 1000;
@@ -69,7 +70,7 @@ pub(super) async fn sessions(args: SessionsArgs) -> Result<(), Failure> {
     })
     .await?;
     match list.format {
-        Format::Json => print_lines(rows.iter().map(session_json)),
+        Format::Json => print_lines(rows.iter().map(json::session)),
         Format::Text => table(
             &[
                 "ID",
@@ -107,7 +108,7 @@ pub(super) async fn shards(args: ShardsArgs) -> Result<(), Failure> {
     })
     .await?;
     match list.format {
-        Format::Json => print_lines(rows.iter().map(shard_json)),
+        Format::Json => print_lines(rows.iter().map(json::shard)),
         Format::Text => table(
             &[
                 "ENVIRONMENT",
@@ -187,18 +188,6 @@ fn session_row(s: &Session) -> Vec<String> {
     ]
 }
 
-fn session_json(s: &Session) -> Value {
-    json!({
-        "session_id": s.session_id, "wire_version": s.wire_version, "caller_id": s.caller_id,
-        "environment": s.environment, "generation": s.generation, "role": s.role, "mode": s.mode,
-        "client_version": s.client_version, "address": s.address,
-        "connected_since": s.connected_since.map(|t| t.to_string()),
-        "subscriptions": s.subscriptions, "diffs_in": s.diffs_in, "bytes_in": s.bytes_in,
-        "diffs_out": s.diffs_out, "bytes_out": s.bytes_out, "shards_behind": s.shards_behind,
-        "behind_for": s.behind_for.map(|d| d.to_string()), "diffs_missed": s.diffs_missed,
-    })
-}
-
 fn shard_row(s: &Shard) -> Vec<String> {
     let retained = match (s.oldest_seqno, s.newest_seqno) {
         (Some(oldest), Some(newest)) => format!("{oldest}-{newest}"),
@@ -215,15 +204,6 @@ fn shard_row(s: &Shard) -> Vec<String> {
         s.subscribers.to_string(),
         format!("{:.1}", s.diffs_per_second),
     ]
-}
-
-fn shard_json(s: &Shard) -> Value {
-    json!({
-        "environment": s.environment, "shard_id": s.shard_id, "head_seqno": s.head_seqno,
-        "oldest_seqno": s.oldest_seqno, "newest_seqno": s.newest_seqno,
-        "log_entries": s.log_entries, "log_bytes": s.log_bytes, "held_back": s.held_back,
-        "subscribers": s.subscribers, "diffs_per_second": s.diffs_per_second,
-    })
 }
 
 fn print_lines(rows: impl Iterator<Item = Value>) -> Result<(), Failure> {

@@ -6,6 +6,7 @@ mod replay;
 mod serve;
 mod tap;
 mod target;
+mod top;
 
 use std::process::ExitCode;
 
@@ -45,6 +46,8 @@ enum Command {
     Sessions(listing::SessionsArgs),
     /// List the shards that have subscribers or recent diffs
     Shards(listing::ShardsArgs),
+    /// Watch rates, generations, slow sessions and hot shards
+    Top(top::TopArgs),
 }
 
 /// How a command prints.
@@ -114,6 +117,7 @@ pub fn run() -> ExitCode {
             Some(Command::Replay(args)) => replay::run(args).await,
             Some(Command::Sessions(args)) => listing::sessions(args).await,
             Some(Command::Shards(args)) => listing::shards(args).await,
+            Some(Command::Top(args)) => top::run(args).await,
         }
     });
     // What a subcommand left running does not keep the process.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::environment::Environment;
@@ -77,11 +78,27 @@ pub(crate) struct Traffic {
     pub(crate) diffs_out: AtomicU64,
     pub(crate) bytes_out: AtomicU64,
     pub(crate) missed: AtomicU64,
+    /// When it last published, in milliseconds since it began, and one more;
+    /// 0: never.
+    published: AtomicU64,
 }
 
 impl Traffic {
     /// Counts a message received.
     pub(crate) fn count_in(&self, bytes: u64) {
         self.bytes_in.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts a publication, so long after the session began.
+    pub(crate) fn count_publication(&self, after: Duration) {
+        self.diffs_in.fetch_add(1, Ordering::Relaxed);
+        let millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX - 1);
+        self.published.store(millis + 1, Ordering::Relaxed);
+    }
+
+    /// How long after the session began the last publication was.
+    pub(crate) fn published(&self) -> Option<Duration> {
+        let millis = self.published.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(Duration::from_millis(millis))
     }
 }
