@@ -87,7 +87,7 @@ pub struct Receiver {
 }
 
 enum Incoming {
-    Bytes(Streaming<Bytes>),
+    Bytes(Box<Streaming<Bytes>>),
     Messages(Responses),
 }
 
@@ -167,7 +167,7 @@ async fn open_stream(url: &str) -> Result<(Sender, Receiver), PeerError> {
         RawCodec,
     );
     let response = within(&format!("the answer of {url} to a v1 call"), call).await??;
-    let incoming = Incoming::Bytes(response.into_inner());
+    let incoming = Incoming::Bytes(Box::new(response.into_inner()));
     let outgoing = Outgoing::Bytes(outgoing);
     Ok((Sender { outgoing }, Receiver { incoming }))
 }
