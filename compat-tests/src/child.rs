@@ -237,31 +237,6 @@ impl Child {
     }
 }
 
-/// Runs a subcommand to its end: how it ended, and what it printed.
-///
-/// # Errors
-/// The binary cannot be built or started, or does not end in time.
-pub async fn command<S: AsRef<OsStr>>(arguments: &[S]) -> Result<std::process::Output, ChildError> {
-    let mut command = Command::new(built::server().await?);
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("PERSIST_PUBSUB_") {
-            command.env_remove(name);
-        }
-    }
-    let output = command
-        .args(arguments)
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    match within("a command to end", output).await {
-        Ok(output) => output.map_err(io("running a command")),
-        Err(source) => Err(ChildError::TimedOut {
-            source,
-            log: String::new(),
-        }),
-    }
-}
-
 enum NotServing {
     Exited(ExitStatus),
     Other(ChildError),
