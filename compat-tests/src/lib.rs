@@ -6,6 +6,8 @@
 //! | [`recording`] | reads recorded v0 traffic |
 //! | [`v0_peer`] | a scripted v0 client |
 //! | [`v1_peer`] | a scripted v1 client |
+//! | [`entrant`] | how a peer gets in: certificates, tokens |
+//! | [`certificates`] | authorities of a test's own |
 //! | [`raw_call`] | a call below gRPC: any headers, any bytes |
 //! | [`raw_connection`] | a connection below HTTP/2: it stops where it is told to |
 //! | [`v0_reader`] | the model of a deployed v0 reader, and one at work |
@@ -23,7 +25,10 @@
 //! | [`relay`] | the other yardstick: what TCP itself allows |
 //! | [`bystanders`] | sessions that are to notice nothing |
 //! | [`operator`] | what the admin port shows |
+//! | [`built`] | the programs that tests start, built where that is necessary |
 //! | [`child`] | starts the real server as a child process |
+//! | [`fencer`] | a v1 server that fences its clients out |
+//! | [`command_line`] | runs the program's other subcommands |
 //! | [`fuzz`] | the bodies of the fuzz targets |
 //! | [`browser`] | a real browser without a window |
 //! | [`tools`], [`grpcurl`] | programs from outside, where they are installed |
@@ -35,8 +40,13 @@
 
 pub mod broadcaster;
 pub mod browser;
+pub mod built;
 pub mod bystanders;
+pub mod certificates;
 pub mod child;
+pub mod command_line;
+pub mod entrant;
+pub mod fencer;
 pub mod fuzz;
 pub mod grpcurl;
 pub mod histogram;

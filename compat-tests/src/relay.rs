@@ -38,11 +38,16 @@ async fn serve(mut stream: TcpStream, subscribers: Subscribers) -> std::io::Resu
     stream.set_nodelay(true)?;
     let lock = || subscribers.lock().unwrap_or_else(PoisonError::into_inner);
     let kind = stream.read_u8().await?;
-    stream.write_all(&ANSWER).await?;
     if kind == b'S' {
-        lock().push(Arc::new(stream));
+        let stream = Arc::new(stream);
+        // Before it is answered: what is published then has to reach it.
+        lock().push(Arc::clone(&stream));
+        stream.writable().await?;
+        // A socket that has never been written to has room for it.
+        stream.try_write(&ANSWER)?;
         return Ok(());
     }
+    stream.write_all(&ANSWER).await?;
     let mut buffer = vec![0; COPIED];
     loop {
         let read = stream.read(&mut buffer).await?;

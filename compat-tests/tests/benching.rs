@@ -3,14 +3,14 @@
 use std::process::{Output, Stdio};
 
 use persist_pubsub_compat_tests::broadcaster::Broadcaster;
-use persist_pubsub_compat_tests::child::binary;
+use persist_pubsub_compat_tests::built;
 use persist_pubsub_compat_tests::wait::within;
 use serde_json::Value;
 
 use super::{Failure, Verdict, server};
 
 async fn bench(url: &str, flags: &[&str]) -> Result<Output, Failure> {
-    let mut command = tokio::process::Command::new(binary().await?);
+    let mut command = tokio::process::Command::new(built::server().await?);
     command
         .args(["bench", "--format=json", "--warmup=0s", "--duration=300ms"])
         .args(["--server", url])
@@ -30,19 +30,19 @@ fn report(output: &Output) -> Result<Value, Failure> {
 #[tokio::test]
 async fn everything_arrives_over_both_wires() -> Verdict {
     let server = server(&[]).await?;
-    let admin = server.admin_url();
+    let (admin, pid) = (server.admin_url(), server.addresses().pid.to_string());
     let work = [
         "--publishers=2",
         "--subscribers=5",
         "--shards=7",
         "--shards-per-subscriber=3",
         "--stalled=1",
-        "--admin",
-        &admin,
     ];
+    let paced = ["--rate=700", "--burst=5", "--admin", &admin];
+    let saturated = ["--window=16", "--pid", &pid];
     for wire in ["--wire=v0", "--wire=v1"] {
-        for pace in [&["--rate=700", "--burst=5"][..], &["--window=16"]] {
-            let output = bench(&server.url(), &[&work, &[wire][..], pace].concat()).await?;
+        for more in [&paced[..], &saturated] {
+            let output = bench(&server.url(), &[&work, &[wire][..], more].concat()).await?;
             assert!(output.status.success(), "{output:?}");
             let report = report(&output)?;
             assert!(report["pushes"].as_u64() > Some(0), "{report}");

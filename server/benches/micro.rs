@@ -1,5 +1,9 @@
 //! What single steps cost: `cargo bench -p persist-pubsub-server`. What the
 //! whole costs, `compat-tests/bench.sh` tells.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a benchmark that cannot be set up says so"
+)]
 
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};

@@ -1,10 +1,7 @@
 //! What a process has used of the machine, as Linux tells it.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use std::{fs, io};
-
-use prometheus::{Counter, IntGauge, Registry};
 
 /// Of the clock in /proc/PID/stat: Linux shows a hundred a second everywhere.
 const TICKS_PER_SECOND: u64 = 100;
@@ -58,43 +55,6 @@ fn of_threads(pid: &str) -> Duration {
     Duration::from_nanos(nanos.fold(0, u64::saturating_add))
 }
 
-/// This process's, under the names that every Prometheus client uses. (That of
-/// the library counts CPU time in whole seconds, and brings another library to
-/// read /proc.)
-#[derive(Clone, Debug)]
-pub(crate) struct ProcessMetrics {
-    cpu: Counter,
-    resident: IntGauge,
-}
-
-impl ProcessMetrics {
-    pub(crate) fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let cpu = Counter::new(
-            "process_cpu_seconds_total",
-            "CPU time of this process, in user and kernel mode.",
-        )?;
-        let resident = IntGauge::new(
-            "process_resident_memory_bytes",
-            "Memory that this process has in use.",
-        )?;
-        registry.register(Box::new(cpu.clone()))?;
-        registry.register(Box::new(resident.clone()))?;
-        Ok(Self { cpu, resident })
-    }
-
-    /// Looks anew, for a scrape. Where there is no /proc, they stay at 0.
-    pub(crate) fn observe(&self) {
-        /// Two scrapes at a time would both add what is new.
-        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-        let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Ok(usage) = Usage::of("self") {
-            self.cpu
-                .inc_by((usage.cpu.as_secs_f64() - self.cpu.get()).max(0.0));
-            self.resident.set(usage.resident.cast_signed());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,15 +64,5 @@ mod tests {
         let usage = Usage::of("self").unwrap();
         assert!(usage.resident > 100_000);
         assert!(Usage::of("0").is_err());
-    }
-
-    #[test]
-    fn cpu_time_only_grows() {
-        let metrics = ProcessMetrics::new(&Registry::new()).unwrap();
-        metrics.observe();
-        let before = metrics.cpu.get();
-        metrics.observe();
-        assert!(metrics.cpu.get() >= before);
-        assert!(metrics.resident.get() > 100_000);
     }
 }

@@ -4,27 +4,27 @@
 mod lines;
 mod shared;
 
-use std::net::SocketAddr;
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use persist_pubsub_proto::ShardId;
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
+use crate::access::Caller;
 use crate::environment::Environment;
 use crate::error::{EndReason, Refusal, RefusalCode};
-use crate::frame::{Publication, Wire};
+use crate::frame::{Publication, Response, Wire};
 use crate::mailbox::Mailbox;
 use crate::metrics::Timed;
-use crate::outbox::{Outbox, Output, When};
+use crate::outbox::{Batch, Form, Frames, Outbox, Output, When};
 use crate::registry::Subscriber;
 use crate::topic::{Reader, Start};
 
-pub(crate) use shared::{Profile, SessionLimits, Shared, Traffic};
+pub(crate) use shared::{Address, Profile, SessionLimits, Shared, Traffic};
 
 /// Names a session in this run of the server. Never 0.
 pub(crate) type SessionId = u64;
@@ -35,10 +35,12 @@ pub(crate) type SessionId = u64;
 pub(crate) struct Session {
     pub(crate) id: SessionId,
     pub(crate) wire: Wire,
-    pub(crate) address: SocketAddr,
+    pub(crate) address: Address,
     pub(crate) connected_at: SystemTime,
     began: Instant,
     pub(crate) traffic: Traffic,
+    /// Who speaks, as far as the server let it in.
+    pub(crate) caller: Caller,
     profile: OnceLock<Profile>,
     shared: Arc<Shared>,
     mailbox: Arc<Mailbox>,
@@ -54,12 +56,18 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(
+    /// One of a caller that was admitted.
+    pub(crate) fn of(
+        caller: Caller,
         id: SessionId,
         wire: Wire,
-        address: SocketAddr,
+        address: Address,
         shared: Arc<Shared>,
     ) -> Arc<Self> {
+        let form = match address {
+            Address::Network(_) => Form::Frames,
+            Address::InProcess => Form::Messages,
+        };
         Arc::new(Self {
             id,
             wire,
@@ -67,9 +75,10 @@ impl Session {
             connected_at: shared.clock.now(),
             began: Instant::now(),
             traffic: Traffic::default(),
+            caller,
             profile: OnceLock::new(),
             mailbox: Arc::default(),
-            outbox: Mutex::new(Outbox::new(Reader { wire, session: id })),
+            outbox: Mutex::new(Outbox::new(Reader { wire, session: id }, form)),
             sent_at: Mutex::new(Instant::now()),
             answered: Notify::new(),
             ending: Notify::new(),
@@ -110,8 +119,38 @@ impl Session {
             .ok_or_else(|| Refusal::new(RefusalCode::HelloRequired, "no Hello yet"))
     }
 
-    /// Takes what the client publishes.
+    /// Takes what the client publishes, or refuses it where that is too much
+    /// for its caller.
     pub(crate) fn publish(&self, publication: Publication) -> Result<(), Refusal> {
+        let caller = &self.caller;
+        caller
+            .may_publish()
+            .and_then(|()| caller.pay(&publication))
+            .map_err(|r| r.shard(publication.shard).seqno(publication.seqno))?;
+        self.take(publication)
+    }
+
+    /// As `publish`, and waits where that is too much for its caller. What
+    /// waits when the stream ends is dropped.
+    pub(crate) async fn publish_slowed(&self, publication: Publication) -> Result<(), Refusal> {
+        self.caller.may_publish()?;
+        if let Some(mut payment) = self.caller.payment(&publication) {
+            while let Some((until, _)) = payment.advance() {
+                tokio::select! {
+                    biased;
+                    () = self.ending() => {
+                        // The reader waits for it too.
+                        self.ending.notify_one();
+                        return Ok(());
+                    }
+                    () = sleep_until(until) => {}
+                }
+            }
+        }
+        self.take(publication)
+    }
+
+    fn take(&self, publication: Publication) -> Result<(), Refusal> {
         let now = Instant::now();
         let _timed = Timed::new(&self.shared.metrics.push, now);
         self.traffic
@@ -140,13 +179,13 @@ impl Session {
     /// Subscribes to some shards, each from its start on. Where the server
     /// takes no more shards, those before are taken. Calls `answer` with each
     /// shard's head, and with what is gone already, before any diff of it can
-    /// be sent; the frames that `answer` returns go out first.
+    /// be sent; what `answer` returns goes out first.
     ///
     /// Holds the session's lock throughout: keep the batch small.
     pub(crate) fn subscribe(
         &self,
         shards: &[(ShardId, Start)],
-        answer: impl FnOnce(&[Answer]) -> Vec<Bytes>,
+        answer: impl FnOnce(&[Answer]) -> Vec<Response>,
     ) -> Result<(), Refusal> {
         let now = Instant::now();
         let _timed = Timed::new(&self.shared.metrics.subscribe, now);
@@ -173,6 +212,10 @@ impl Session {
                 });
                 continue;
             }
+            if let Err(refusal) = self.caller.subscribed() {
+                refused = Some(refusal);
+                break;
+            }
             let slot = outbox.next_slot();
             match self.shared.registry.subscribe(
                 environment,
@@ -195,34 +238,37 @@ impl Session {
                     outbox.add(subscribed.topic, joined.index, joined.cursor);
                 }
                 Err(refusal) => {
+                    self.caller.unsubscribed(1);
                     refused = Some(refusal);
                     break;
                 }
             }
         }
-        for frame in answer(&answers) {
-            outbox.push_control(frame);
+        for told in answer(&answers) {
+            outbox.push_control(told);
         }
         drop(outbox);
         self.mailbox.wake();
         refused.map_or(Ok(()), Err)
     }
 
-    /// Fails if the session may not have so many subscriptions more.
+    /// Fails if the session, or its caller, may not have so many subscriptions
+    /// more.
     pub(crate) fn room_for(&self, shards: &[(ShardId, Start)]) -> Result<(), Refusal> {
         let max = self.shared.limits.max_subscriptions;
         let mut outbox = self.outbox();
         let have = outbox.subscriptions();
-        if have + shards.len() <= max {
-            return Ok(());
+        if have + shards.len() <= max && !self.caller.is_limited() {
+            return self.caller.may_subscribe(0);
         }
         // Those subscribed already do not count twice.
         let fresh = shards
             .iter()
             .filter(|(shard, _)| outbox.slot_of(*shard).is_none())
             .count();
+        drop(outbox);
         if have + fresh <= max {
-            return Ok(());
+            return self.caller.may_subscribe(fresh);
         }
         Err(Refusal::new(
             RefusalCode::TooManySubscriptions,
@@ -238,6 +284,7 @@ impl Session {
         let mut outbox = self.outbox();
         for &shard in shards {
             if let Some(slot) = outbox.remove(shard) {
+                self.caller.unsubscribed(1);
                 self.shared
                     .registry
                     .unsubscribe(&slot.topic, slot.index, self.id);
@@ -246,8 +293,8 @@ impl Session {
     }
 
     /// Queues an answer, behind those that wait already and before all diffs.
-    pub(crate) fn answer(&self, frame: Bytes) {
-        self.outbox().push_control(frame);
+    pub(crate) fn answer(&self, answer: Response) {
+        self.outbox().push_control(answer);
         self.mailbox.wake();
     }
 
@@ -283,8 +330,8 @@ impl Session {
     }
 
     /// What goes to the socket next.
-    pub(crate) fn poll_output(&self, cx: &Context<'_>) -> Poll<Output> {
-        let output = self.outbox().poll(
+    pub(crate) fn poll_frames(&self, cx: &Context<'_>) -> Poll<Output<Frames>> {
+        let output = self.outbox().poll_frames(
             cx,
             &self.mailbox,
             &self.shared.registry,
@@ -292,15 +339,34 @@ impl Session {
             self.shared.clock.unix_nanos(),
         );
         if let Poll::Ready(Output::Batch(batch)) = &output {
-            let bytes = batch.frames.len() + batch.whole.as_ref().map_or(0, Bytes::len);
-            let traffic = &self.traffic;
-            traffic.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
-            traffic.diffs_out.fetch_add(batch.diffs, Ordering::Relaxed);
-            traffic.missed.fetch_add(batch.missed, Ordering::Relaxed);
-            *self.sent() = Instant::now();
-            self.answered.notify_one();
+            self.handed_over(batch);
         }
         output
+    }
+
+    /// What a reader in this process gets next.
+    pub(crate) fn poll_messages(&self, cx: &Context<'_>) -> Poll<Output<VecDeque<Response>>> {
+        let output = self.outbox().poll_messages(
+            cx,
+            &self.mailbox,
+            &self.shared.registry,
+            &self.shared.metrics,
+            self.shared.clock.unix_nanos(),
+        );
+        if let Poll::Ready(Output::Batch(batch)) = &output {
+            self.handed_over(batch);
+        }
+        output
+    }
+
+    fn handed_over<T>(&self, batch: &Batch<T>) {
+        let traffic = &self.traffic;
+        let bytes = batch.bytes as u64;
+        traffic.bytes_out.fetch_add(bytes, Ordering::Relaxed);
+        traffic.diffs_out.fetch_add(batch.diffs, Ordering::Relaxed);
+        traffic.missed.fetch_add(batch.missed, Ordering::Relaxed);
+        *self.sent() = Instant::now();
+        self.answered.notify_one();
     }
 
     fn sent(&self) -> MutexGuard<'_, Instant> {
@@ -349,6 +415,7 @@ impl Session {
             (outbox.clear(), reason)
         };
         let subscriptions = slots.len();
+        self.caller.unsubscribed(subscriptions);
         for slot in slots {
             self.shared
                 .registry

@@ -1,6 +1,6 @@
 //! One session with a server: from the greeting to its end.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +15,10 @@ use super::gate::{Gate, LinkId, Terms};
 use super::outgoing::Outgoing;
 use super::wire::{Inbound, Refusal, reason};
 use super::{v0, v1};
-use crate::config::{Config, WirePreference};
+use crate::config::{Config, Mode, WirePreference};
 use crate::event::{Reason, ServerInfo, Wire};
+use crate::home::{Inside, Kind, Place, PlaceId};
+use crate::in_process::Responses;
 use crate::interest::Bounds;
 use crate::merge::{End, Told};
 use crate::shared::{Shared, lock};
@@ -26,25 +28,28 @@ use crate::shared::{Shared, lock};
 const SILENT_INTERVALS: u32 = 3;
 
 /// An open session. Dropping it cuts the stream, and what it holds of the
-/// interest and of the outbox is given back; whoever has something to tell
-/// the host because of that calls [`end`](Link::end).
+/// interest and of the outbox is given back, as lost.
 pub(super) struct Link {
     pub(super) id: LinkId,
     pub(super) wire: Wire,
     pub(super) server: ServerInfo,
     pub(super) since: Instant,
+    /// What its server was told.
+    pub(super) mode: Mode,
     pub(super) gate: Arc<Gate>,
     shared: Arc<Shared>,
     incoming: Incoming,
     silence: Option<Silence>,
     dropped: oneshot::Receiver<()>,
     given_back: bool,
-    _line: Line,
+    /// None in process.
+    _line: Option<Line>,
 }
 
 enum Incoming {
     V0(Streaming<proto_v0::ProtoPubSubMessage>),
     V1(Streaming<proto_v1::SessionResponse>),
+    InProcess(Responses),
 }
 
 /// Watches for a server that says nothing.
@@ -57,45 +62,56 @@ struct Silence {
 impl Link {
     /// Connects and greets. One attempt, bounded in time.
     pub(super) async fn open(
+        place: (PlaceId, Place),
         config: Arc<Config>,
         shared: Arc<Shared>,
-        id: LinkId,
+        mode: Mode,
     ) -> Result<Box<Self>, Refusal> {
-        let line = dial::dial(&config, shared.system.as_ref())
-            .await
-            .map_err(Refusal::Failed)?;
+        let (place, name) = place;
+        let id = shared.next_link();
         let most = config.handshake_timeout;
-        timeout(most, Self::greet(&config, &shared, id, line))
-            .await
-            .unwrap_or_else(|_| Err(Refusal::Failed(Reason::HandshakeTimeout(most))))
+        let late = |_| Err(Refusal::Failed(Reason::HandshakeTimeout(most)));
+        let (greeted, line) = match (name.home.kind(), name.address) {
+            (Kind::At(endpoint), Some(address)) => {
+                let system = shared.system.as_ref();
+                let line = dial::dial(&config, endpoint, address, system)
+                    .await
+                    .map_err(Refusal::Failed)?;
+                let greeting = greet(&name, &config, &shared, (id, mode), &line);
+                let greeted = timeout(most, greeting).await.unwrap_or_else(late)?;
+                (greeted, Some(line))
+            }
+            (Kind::At(endpoint), None) => {
+                let why = format!("{} has no address", endpoint.host);
+                return Err(Refusal::Failed(Reason::Unreachable(why)));
+            }
+            (Kind::InProcess(inside), _) => {
+                let greeting = greet_in_process(&config, &shared, (id, mode), inside);
+                let greeted = timeout(most, greeting).await.unwrap_or_else(late)?;
+                (greeted, None)
+            }
+        };
+        Self::begin(place, &shared, (id, mode), greeted, line)
     }
 
-    async fn greet(
-        config: &Config,
+    /// From here on it may subscribe and publish.
+    fn begin(
+        place: PlaceId,
         shared: &Arc<Shared>,
-        id: LinkId,
-        line: Line,
+        (id, mode): (LinkId, Mode),
+        greeted: Greeted,
+        line: Option<Line>,
     ) -> Result<Box<Self>, Refusal> {
-        let auto = config.wire == WirePreference::Auto;
-        let greeted = match config.wire {
-            WirePreference::V0 => greet_v0(config, shared, id, &line).await?,
-            _ => match greet_v1(config, shared, id, &line).await {
-                Err(Refusal::Unimplemented(_)) if auto => {
-                    let greeted = greet_v0(config, shared, id, &line).await?;
-                    tracing::info!(
-                        server = %config.endpoint,
-                        "the pubsub server does not have v1: speaking v0 to it"
-                    );
-                    greeted
-                }
-                greeted => greeted?,
-            },
-        };
+        let instance = &greeted.server.instance_id;
+        if lock(&shared.board).has_instance(place, instance) {
+            return Err(Refusal::Failed(Reason::SameServer(instance.clone())));
+        }
         let link = Box::new(Self {
             id,
             wire: greeted.wire,
             server: greeted.server,
             since: Instant::now(),
+            mode,
             gate: Arc::clone(&greeted.gate),
             shared: Arc::clone(shared),
             incoming: greeted.incoming,
@@ -106,7 +122,10 @@ impl Link {
         });
         // Before it may subscribe, so that nothing pushed after its first
         // subscribe is told to the session before it alone.
-        lock(&shared.outbox).attach(id, Arc::clone(&greeted.gate), link.since);
+        if mode == Mode::ReadWrite {
+            let gate = Arc::clone(&greeted.gate);
+            lock(&shared.outbox).attach(id, place, gate, link.since);
+        }
         let gate = Arc::clone(&greeted.gate);
         lock(&shared.interest).attach(id, link.wire, greeted.bounds, gate);
         link.gate.open(greeted.terms);
@@ -146,7 +165,9 @@ impl Link {
         lock(&shared.outbox).release(self.id, end == End::Lost, now, &shared.stats);
         let mut after = None;
         loop {
-            after = lock(&shared.interest).detach(self.id, end, after, now, told);
+            after = shared.change(told, |interest, told| {
+                interest.detach(self.id, end, after, now, told)
+            });
             if after.is_none() {
                 break;
             }
@@ -178,10 +199,71 @@ struct Greeted {
     dropped: oneshot::Receiver<()>,
 }
 
+/// In the wire version that is to be spoken.
+async fn greet(
+    name: &Place,
+    config: &Config,
+    shared: &Arc<Shared>,
+    (id, mode): (LinkId, Mode),
+    line: &Line,
+) -> Result<Greeted, Refusal> {
+    let auto = config.wire == WirePreference::Auto;
+    match config.wire {
+        WirePreference::V0 => greet_v0(config, shared, id, line).await,
+        _ => match greet_v1(config, shared, (id, mode), line).await {
+            Err(Refusal::Unimplemented(_)) if auto => {
+                let greeted = greet_v0(config, shared, id, line).await?;
+                tracing::info!(
+                    server = %name,
+                    "the pubsub server does not have v1: speaking v0 to it"
+                );
+                Ok(greeted)
+            }
+            greeted => greeted,
+        },
+    }
+}
+
+/// v1, whose messages a server in this process takes as they are.
+async fn greet_in_process(
+    config: &Config,
+    shared: &Arc<Shared>,
+    (id, mode): (LinkId, Mode),
+    inside: &Inside,
+) -> Result<Greeted, Refusal> {
+    let gate = Arc::new(Gate::default());
+    let (sender, dropped) = oneshot::channel();
+    let outgoing = Outgoing::new(
+        Arc::clone(shared),
+        Arc::clone(&gate),
+        id,
+        Some(v1::hello(config, mode)),
+        v1::encode,
+        sender,
+    );
+    let opened = inside.0.open(Box::pin(outgoing));
+    let mut responses = opened.map_err(Refusal::Failed)?;
+    let welcome = loop {
+        let message = said(&mut responses).await.transpose();
+        if let Some(answer) = v1::welcomed(message.map_err(Refusal::Failed)?) {
+            break answer?;
+        }
+    };
+    Ok(Greeted {
+        wire: Wire::V1,
+        server: welcome.server,
+        terms: welcome.terms,
+        bounds: welcome.bounds,
+        gate,
+        incoming: Incoming::InProcess(responses),
+        dropped,
+    })
+}
+
 async fn greet_v1(
     config: &Config,
     shared: &Arc<Shared>,
-    id: LinkId,
+    (id, mode): (LinkId, Mode),
     line: &Line,
 ) -> Result<Greeted, Refusal> {
     let gate = Arc::new(Gate::default());
@@ -190,11 +272,12 @@ async fn greet_v1(
         Arc::clone(shared),
         Arc::clone(&gate),
         id,
-        Some(v1::hello(config)),
+        Some(v1::hello(config, mode)),
         v1::encode,
         sender,
     );
-    let (incoming, welcome) = v1::open(line.channel.clone(), outgoing).await?;
+    let (incoming, welcome) =
+        v1::open(line.channel.clone(), line.authorization.clone(), outgoing).await?;
     Ok(Greeted {
         wire: Wire::V1,
         server: welcome.server,
@@ -222,7 +305,13 @@ async fn greet_v0(
         v0::encode,
         sender,
     );
-    let incoming = v0::open(line.channel.clone(), &config.client_name, outgoing).await?;
+    let incoming = v0::open(
+        line.channel.clone(),
+        line.authorization.clone(),
+        &config.client_name,
+        outgoing,
+    )
+    .await?;
     Ok(Greeted {
         wire: Wire::V0,
         server: ServerInfo::default(),
@@ -245,6 +334,10 @@ impl Incoming {
         let inbound = match self {
             Self::V0(stream) => stream.message().await.map(|m| m.map(v0::decode)),
             Self::V1(stream) => stream.message().await.map(|m| m.map(v1::decode)),
+            Self::InProcess(stream) => {
+                let said = said(stream).await;
+                return said.map_or(Err(Reason::Ended), |said| said.map(v1::decode));
+            }
         };
         match inbound {
             Ok(Some(inbound)) => Ok(inbound),
@@ -252,6 +345,11 @@ impl Incoming {
             Err(status) => Err(reason(&status)),
         }
     }
+}
+
+/// What a server in this process says next.
+async fn said(responses: &mut Responses) -> Option<Result<proto_v1::SessionResponse, Reason>> {
+    poll_fn(|cx| responses.as_mut().poll_next(cx)).await
 }
 
 impl Silence {
@@ -276,7 +374,7 @@ async fn watch(silence: Option<&mut Silence>) -> Reason {
     let Some(silence) = silence else {
         return std::future::pending().await;
     };
-    std::future::poll_fn(|cx| {
+    poll_fn(|cx| {
         while silence.timer.as_mut().poll(cx).is_ready() {
             if silence.until <= Instant::now() {
                 return std::task::Poll::Ready(());

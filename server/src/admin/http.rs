@@ -32,7 +32,6 @@ async fn readyz(State(admin): State<Admin>) -> impl IntoResponse {
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
     let (scrape, registry) = (&admin.scrape, &admin.facts.shared.registry);
     admin.facts.shared.census.observe(scrape);
-    scrape.process.observe();
     scrape.shards.set(count(registry.topics()));
     scrape.log_bytes.set(count(registry.log_bytes()));
     scrape

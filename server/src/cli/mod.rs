@@ -1,6 +1,8 @@
 //! The command line: one subcommand, one file.
 
 mod bench;
+mod check;
+mod healthcheck;
 mod listing;
 mod push;
 mod replay;
@@ -51,6 +53,10 @@ enum Command {
     Shards(listing::ShardsArgs),
     /// Watch rates, generations, slow sessions and hot shards
     Top(top::TopArgs),
+    /// Publish a diff and hear it, on a shard that nobody else has
+    Check(check::CheckArgs),
+    /// Ask a server whether it serves
+    Healthcheck(healthcheck::HealthcheckArgs),
 }
 
 /// How a command prints.
@@ -121,6 +127,8 @@ pub fn run() -> ExitCode {
             Some(Command::Bench(args)) => bench::run(*args).await,
             Some(Command::Sessions(args)) => listing::sessions(args).await,
             Some(Command::Shards(args)) => listing::shards(args).await,
+            Some(Command::Check(args)) => check::run(args).await,
+            Some(Command::Healthcheck(args)) => healthcheck::run(args).await,
             Some(Command::Top(args)) => top::run(args).await,
         }
     });

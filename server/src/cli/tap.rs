@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, ValueEnum};
-use persist_pubsub_client::{Config, Event, WirePreference, connect};
+use persist_pubsub_client::{Event, WirePreference, connect};
 use persist_pubsub_proto::{MAX_SEQNO, ShardId};
 use serde_json::json;
 
@@ -22,6 +22,16 @@ pub(crate) enum WireArg {
     V0,
     /// persist.pubsub.v1
     V1,
+}
+
+impl From<WireArg> for WirePreference {
+    fn from(wire: WireArg) -> Self {
+        match wire {
+            WireArg::Auto => Self::Auto,
+            WireArg::V0 => Self::V0,
+            WireArg::V1 => Self::V1,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -85,17 +95,15 @@ pub(super) async fn run(args: TapArgs) -> Result<(), Failure> {
     // Why there is no connection, on standard error: events say nothing of an
     // attempt that failed.
     crate::logging::init(LogFormat::Text, "warn")?;
-    let config = Config::new(&args.server.url()?)?
+    let config = args
+        .server
+        .config()?
         .client_name("persist-pubsub tap")
         .client_version(env!("CARGO_PKG_VERSION"))
         .environment_id(&args.environment)
         .role("operator")
         .mode(persist_pubsub_client::Mode::ReadOnly)
-        .wire(match args.wire {
-            WireArg::Auto => WirePreference::Auto,
-            WireArg::V0 => WirePreference::V0,
-            WireArg::V1 => WirePreference::V1,
-        });
+        .wire(args.wire.into());
     let (client, mut events) = connect(config);
     let _tokens: Vec<_> = args
         .shards

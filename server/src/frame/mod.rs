@@ -5,6 +5,10 @@
 //! over as the frame of its own wire version when they are what an encoder of
 //! ours would have written; any other spelling of the same message (fields in
 //! another order, unknown fields) is decoded and encoded anew.
+//!
+//! What a session in this process publishes or is sent has no frame: the
+//! diff's bytes are kept and handed on as they are, and a frame is made when
+//! the first socket needs it.
 
 mod spelling;
 
@@ -41,6 +45,9 @@ impl Wire {
     }
 }
 
+/// What a v1 session is told.
+pub(crate) type Response = v1::session_response::Message;
+
 /// What a publisher said of a shard.
 #[derive(Debug)]
 pub(crate) struct Publication {
@@ -55,13 +62,19 @@ pub(crate) struct Publication {
 pub(crate) struct Diff {
     /// The publisher's stamp; 0: none.
     committed_unix_nanos: u64,
-    /// The frame of the wire version that it came in, and where the opaque diff
-    /// stands in it. (A slice of its own would cost each diff an allocation more.)
-    frame: Bytes,
-    came: Wire,
-    payload: Range<u32>,
-    /// The frame of the other wire version, once somebody needs it.
-    other: OnceLock<Bytes>,
+    payload: Payload,
+    v0: OnceLock<Bytes>,
+    v1: OnceLock<Bytes>,
+}
+
+/// The opaque diff.
+#[derive(Debug)]
+enum Payload {
+    /// It stands there in the frame that it came in. (A slice of its own would
+    /// cost each diff an allocation more.)
+    Within(Wire, Range<u32>),
+    /// It came in none: the publisher's own bytes.
+    Apart(Bytes),
 }
 
 impl Diff {
@@ -74,29 +87,50 @@ impl Diff {
         let mut frame = BytesMut::with_capacity(PREFIX + message.len());
         put_prefix(&mut frame, message.len());
         frame.put_slice(message);
+        let diff = Self {
+            committed_unix_nanos: nanos,
+            payload: Payload::Within(wire, place(payload.start)..place(payload.end)),
+            v0: OnceLock::new(),
+            v1: OnceLock::new(),
+        };
+        // A fresh cell: the first set succeeds.
+        let _ = diff.cell(wire).set(frame.freeze());
+        diff
+    }
+
+    /// A diff of a publisher in this process. Not copied: where it is a slice
+    /// of a larger buffer of the publisher's, it keeps that.
+    fn from_process(nanos: u64, payload: Bytes) -> Self {
         Self {
             committed_unix_nanos: nanos,
-            frame: frame.freeze(),
-            came: wire,
-            payload: place(payload.start)..place(payload.end),
-            other: OnceLock::new(),
+            payload: Payload::Apart(payload),
+            v0: OnceLock::new(),
+            v1: OnceLock::new(),
         }
     }
 
-    /// The opaque diff: a slice of the frame it came in.
     fn payload(&self) -> Bytes {
-        let range = self.payload.start as usize..self.payload.end as usize;
-        self.frame.slice(range)
+        match &self.payload {
+            // Set when the diff was made, and never taken.
+            Payload::Within(wire, range) => self.cell(*wire).get().map_or_else(Bytes::new, |f| {
+                f.slice(range.start as usize..range.end as usize)
+            }),
+            Payload::Apart(bytes) => bytes.clone(),
+        }
+    }
+
+    fn cell(&self, wire: Wire) -> &OnceLock<Bytes> {
+        match wire {
+            Wire::V0 => &self.v0,
+            Wire::V1 => &self.v1,
+        }
     }
 
     /// The frame for one wire version, encoded if this is its first use.
     /// `now_nanos` stands in for a stamp that is missing, in v0: a deployed
     /// client may count on there being one.
     pub(crate) fn frame(&self, wire: Wire, shard: ShardId, seqno: u64, now_nanos: u64) -> &Bytes {
-        if wire == self.came {
-            return &self.frame;
-        }
-        self.other.get_or_init(|| match wire {
+        self.cell(wire).get_or_init(|| match wire {
             Wire::V0 => encode_frame(&v0::ProtoPubSubMessage {
                 timestamp: Some(duration(match self.committed_unix_nanos {
                     0 => now_nanos,
@@ -110,14 +144,17 @@ impl Diff {
                     },
                 )),
             }),
-            Wire::V1 => encode_frame(&v1::SessionResponse {
-                message: Some(v1::session_response::Message::Diff(v1::Diff {
-                    shard_id: shard.to_bytes(),
-                    seqno,
-                    committed_unix_nanos: self.committed_unix_nanos,
-                    diff: self.payload(),
-                })),
-            }),
+            Wire::V1 => encode(self.message(shard, seqno)),
+        })
+    }
+
+    /// The v1 message for a subscriber in this process.
+    pub(crate) fn message(&self, shard: ShardId, seqno: u64) -> Response {
+        Response::Diff(v1::Diff {
+            shard_id: shard.to_bytes(),
+            seqno,
+            committed_unix_nanos: self.committed_unix_nanos,
+            diff: self.payload(),
         })
     }
 
@@ -128,12 +165,19 @@ impl Diff {
 
     /// Bytes of the opaque diff.
     pub(crate) fn len(&self) -> usize {
-        self.payload.len()
+        match &self.payload {
+            Payload::Within(_, range) => range.len(),
+            Payload::Apart(bytes) => bytes.len(),
+        }
     }
 
-    /// Bytes of memory that the frames hold.
-    pub(crate) fn frame_bytes(&self) -> usize {
-        self.frame.len() + self.other.get().map_or(0, Bytes::len)
+    /// Bytes of memory that it holds: its frames, and what is in none of them.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let apart = match &self.payload {
+            Payload::Within(..) => 0,
+            Payload::Apart(bytes) => bytes.len(),
+        };
+        apart + self.v0.get().map_or(0, Bytes::len) + self.v1.get().map_or(0, Bytes::len)
     }
 }
 
@@ -170,15 +214,20 @@ pub(crate) fn encode_frame(message: &impl Message) -> Bytes {
     buf.freeze()
 }
 
-/// The v1 frame of a gap.
-pub(crate) fn gap(shard: ShardId, from: u64, to: u64, highest: u64) -> Bytes {
+/// The v1 frame of a message.
+pub(crate) fn encode(message: Response) -> Bytes {
     encode_frame(&v1::SessionResponse {
-        message: Some(v1::session_response::Message::Gap(v1::Gap {
-            shard_id: shard.to_bytes(),
-            from_seqno: from,
-            to_seqno: to,
-            highest_seqno: highest,
-        })),
+        message: Some(message),
+    })
+}
+
+/// The v1 message of a gap.
+pub(crate) fn gap(shard: ShardId, from: u64, to: u64, highest: u64) -> Response {
+    Response::Gap(v1::Gap {
+        shard_id: shard.to_bytes(),
+        from_seqno: from,
+        to_seqno: to,
+        highest_seqno: highest,
     })
 }
 
@@ -231,16 +280,31 @@ pub(crate) fn read_v0(
     })
 }
 
-/// What a v1 `Publish` says; without its diff if that is absent.
-pub(crate) fn read_publish(publish: &v1::Publish) -> Result<Publication, InvalidShardId> {
+/// What a v1 `Publish` says that came over a network; without its diff if that
+/// is absent.
+pub(crate) fn read_publish(publish: v1::Publish) -> Result<Publication, InvalidShardId> {
+    publication(publish, encoded_v1)
+}
+
+/// What a v1 `Publish` of a session in this process says.
+pub(crate) fn take_publish(publish: v1::Publish) -> Result<Publication, InvalidShardId> {
+    publication(publish, |nanos, payload, _, _| {
+        Diff::from_process(nanos, payload.clone())
+    })
+}
+
+fn publication(
+    publish: v1::Publish,
+    diff: fn(u64, &Bytes, ShardId, u64) -> Diff,
+) -> Result<Publication, InvalidShardId> {
     let shard = ShardId::from_slice(&publish.shard_id)?;
+    let (seqno, nanos) = (publish.seqno, publish.committed_unix_nanos);
     Ok(Publication {
         shard,
-        seqno: publish.seqno,
+        seqno,
         diff: publish
             .diff
-            .as_ref()
-            .map(|diff| encoded_v1(publish.committed_unix_nanos, diff, shard, publish.seqno)),
+            .map(|payload| diff(nanos, &payload, shard, seqno)),
     })
 }
 

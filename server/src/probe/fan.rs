@@ -10,6 +10,7 @@ use persist_pubsub_proto::{ShardId, v0, v1};
 use prost::Message as _;
 use tokio::time::Instant;
 
+use crate::access::Caller;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::environment::Environment;
@@ -19,7 +20,7 @@ use crate::logging::LogGate;
 use crate::metrics::{SessionMetrics, TopicMetrics};
 use crate::outbox::Output;
 use crate::registry::Registry;
-use crate::session::{Profile, Session, SessionId, Shared};
+use crate::session::{Address, Profile, Session, SessionId, Shared};
 use crate::topic::Start;
 
 /// No session's.
@@ -62,8 +63,8 @@ impl Fan {
         });
         let sessions = (1..=subscribers as u64)
             .map(|id| {
-                let nobody = SocketAddr::from(([127, 0, 0, 1], 0));
-                let session = Session::new(id, wire, nobody, Arc::clone(&shared));
+                let nobody = Address::Network(SocketAddr::from(([127, 0, 0, 1], 0)));
+                let session = Session::of(Caller::anybody(), id, wire, nobody, Arc::clone(&shared));
                 session.introduce(Profile {
                     caller_id: String::new(),
                     environment: Arc::clone(&environment),
@@ -143,8 +144,8 @@ impl Fan {
         let cx = Context::from_waker(Waker::noop());
         let mut bytes = 0;
         for session in &self.sessions {
-            while let Poll::Ready(Output::Batch(batch)) = session.poll_output(&cx) {
-                bytes += batch.frames.len() + batch.whole.map_or(0, |whole| whole.len());
+            while let Poll::Ready(Output::Batch(batch)) = session.poll_frames(&cx) {
+                bytes += batch.bytes;
             }
         }
         bytes

@@ -3,6 +3,7 @@
 
 mod body;
 pub(crate) mod framing;
+pub(crate) mod in_process;
 mod v0;
 pub(crate) mod v1;
 
@@ -24,13 +25,14 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 
+use crate::access::{Access, Caller, exhausted};
 use crate::drain::Drain;
 use crate::error::EndReason;
 use crate::frame::Wire;
 use crate::listener::Parts;
 use crate::logging::LogGate;
 use crate::outbox::When;
-use crate::session::{Session, Shared};
+use crate::session::{Address, Session, Shared};
 use body::SessionBody;
 use framing::{Framing, Piece};
 
@@ -41,13 +43,40 @@ const BYTES_OF_A_MESSAGE: usize = 1024;
 /// How long an ended stream may take to hand its last bytes over, before its
 /// connection is cut.
 const LINGER: Duration = Duration::from_secs(5);
-/// How often a session looks at its clocks.
+/// When a peer may try again that came when the server was full.
+const SESSION_RETRY: Duration = Duration::from_secs(5);
+/// The longest that a session goes without a look at its clocks.
 const TICK: Duration = Duration::from_secs(1);
 
-/// What the connection that a stream came over lets the stream do.
+/// Where a connection came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Port {
+    Data,
+    /// The data port's service without TLS, beside one with it.
+    Plaintext,
+    Admin,
+}
+
+impl Port {
+    /// The metrics' label, and the log's.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Data => "data",
+            Self::Plaintext => "plaintext",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// What is known of the connection that a request came over, and what a stream
+/// may do with it.
 #[derive(Clone, Debug)]
 pub(crate) struct Connection {
     pub(crate) peer: SocketAddr,
+    pub(crate) port: Port,
+    /// Those in the client's certificate, which was verified. Empty without
+    /// one.
+    pub(crate) names: Arc<[String]>,
     /// Cuts the connection when notified.
     pub(crate) cut: Arc<Notify>,
     /// Runs what reads a stream in the connection's task.
@@ -58,6 +87,7 @@ pub(crate) struct Connection {
 #[derive(Debug)]
 pub(crate) struct ServiceContext {
     pub(crate) shared: Arc<Shared>,
+    pub(crate) access: Arc<Access>,
     pub(crate) drain: Drain,
     pub(crate) limits: ServiceLimits,
     /// Bounds the log lines that bad messages can cause.
@@ -144,24 +174,17 @@ impl<const V1: bool> StreamService<V1> {
             return Err(Status::internal("the stream has no connection"));
         };
         let context = &self.context;
-        if context.drain.state().is_leaving() {
-            return Err(Status::unavailable("the server is draining"));
-        }
-        let shared = &context.shared;
-        let Some(id) = shared.census.admit() else {
-            shared.metrics.refused.inc();
-            return Err(Status::resource_exhausted(
-                "the server has as many sessions as it takes (--max-sessions)",
-            ));
-        };
+        let caller = context.access.identify(request.headers(), &connection)?;
+        let caller = context.access.admit(caller, connection.peer.ip())?;
         let wire = if V1 { Wire::V1 } else { Wire::V0 };
-        let session = Session::new(id, wire, connection.peer, Arc::clone(shared));
+        let session = context.admit(caller, wire, Address::Network(connection.peer))?;
         let (parts, body) = request.into_parts();
         let (reading, context) = (Arc::clone(&session), Arc::clone(context));
         let whole = connection.parts.clone();
         // Ends by itself when the stream does: `read` watches for that.
         whole.run(async move {
-            let _end = EndWithReader(Arc::clone(&reading));
+            let why = EndReason::ClientGone("its reader has failed".to_owned());
+            let _end = EndWithReader(Arc::clone(&reading), why);
             if V1 {
                 let dialect = v1::Speaker::new(Arc::clone(&reading), &context);
                 read(&reading, body, dialect, &context).await;
@@ -182,15 +205,39 @@ impl<const V1: bool> StreamService<V1> {
     }
 }
 
-/// Ends a session whose reader has come to an end without doing so, which only
-/// a panic does: nobody would read the client any more.
-struct EndWithReader(Arc<Session>);
+impl ServiceContext {
+    /// A new session, if the server takes one now.
+    fn admit(&self, caller: Caller, wire: Wire, address: Address) -> Result<Arc<Session>, Status> {
+        if self.drain.state().is_leaving() {
+            return Err(Status::unavailable("the server is draining"));
+        }
+        let shared = &self.shared;
+        let Some(id) = shared.census.admit() else {
+            shared.metrics.refused.inc();
+            return Err(exhausted(
+                "the server has as many sessions as it takes (--max-sessions)".to_owned(),
+                SESSION_RETRY,
+            ));
+        };
+        Ok(Session::of(caller, id, wire, address, Arc::clone(shared)))
+    }
+}
+
+/// Ends a session whose reader has come to an end without doing so, by a panic
+/// or with its runtime: nobody would read the client any more.
+struct EndWithReader(Arc<Session>, EndReason);
 
 impl Drop for EndWithReader {
     fn drop(&mut self) {
-        let why = "its reader has failed".to_owned();
-        self.0.end(EndReason::ClientGone(why), When::Answered);
+        self.0.end(self.1.clone(), When::Answered);
     }
+}
+
+/// How often a session looks at its clocks.
+fn ticks(limits: &ServiceLimits) -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval(TICK.min(limits.heartbeat_interval / 4));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks
 }
 
 /// Reads a client until its stream ends, or is ended.
@@ -201,8 +248,7 @@ async fn read(
     context: &ServiceContext,
 ) {
     let mut framing = Framing::new(context.limits.max_message_bytes);
-    let mut ticks = tokio::time::interval(TICK.min(context.limits.heartbeat_interval / 4));
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = ticks(&context.limits);
     let mut turn = 0;
     loop {
         // In this order, a client that sends without a pause keeps the rest
@@ -306,6 +352,15 @@ impl NamedService for StreamService<false> {
 
 impl NamedService for StreamService<true> {
     const NAME: &'static str = "persist.pubsub.v1.PubSubService";
+}
+
+/// Ends a session whose identity has gone while it was not in the census yet,
+/// where a reload looks for such. To be called once it is: one of the two sees
+/// the other.
+fn still_known(session: &Session, context: &ServiceContext) {
+    if !context.access.holds(&session.caller) {
+        session.end(EndReason::IdentityGone, When::Answered);
+    }
 }
 
 /// Counts a refused message, and logs it within the rate.

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::str::FromStr;
 
-use persist_pubsub_compat_tests::child::{Child, binary};
+use persist_pubsub_compat_tests::built;
+use persist_pubsub_compat_tests::child::Child;
 use persist_pubsub_compat_tests::{tools, wait};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child as Process, Command};
@@ -157,7 +158,7 @@ impl Running {
 
     /// Loads it.
     pub(crate) async fn bench(&self, flags: &[String]) -> Result<Measurement, Failure> {
-        let output = Command::new(binary().await?)
+        let output = Command::new(built::server().await?)
             .args(["bench", "--format", "json", "--wire", self.wire])
             .args(["--server", &self.address, "--pid", &self.pid.to_string()])
             .args(flags)

@@ -145,7 +145,7 @@ pub(crate) struct BenchArgs {
         conflicts_with = "admin"
     )]
     pid: Option<u32>,
-    /// Operators' port of the server, to ask for its CPU time and memory
+    /// Operators' port of the server, to ask for its CPU time (in whole seconds) and memory
     #[arg(long, value_name = "URL", env = "PERSIST_PUBSUB_ADMIN")]
     admin: Option<String>,
     /// How the report is printed
