@@ -54,8 +54,10 @@ async fn everything_arrives_over_both_wires() -> Verdict {
             assert!((2.0..=3.0).contains(&each), "{report}");
             let memory = &report["server"]["resident_bytes"]["subscribed"];
             assert!(memory.as_u64() > Some(1_000_000), "{report}");
+            // Prometheus shows whole seconds of it.
+            let cpu = report["server"]["cpu_seconds"].as_f64();
             assert!(
-                report["server"]["cpu_seconds"].as_f64() > Some(0.0),
+                cpu > Some(0.0) || more == paced && cpu.is_some(),
                 "{report}"
             );
         }
