@@ -20,6 +20,7 @@ use crate::listener::{self, Accept};
 use crate::logging::LogGate;
 use crate::metrics::{ListenerMetrics, ScrapeMetrics, SessionMetrics, TopicMetrics};
 use crate::registry::Registry;
+use crate::service::in_process::{Doorkeeper, InProcess};
 use crate::service::{ServiceContext, V0Service, V1Service};
 use crate::session::Shared;
 use crate::status::{Board, Sources};
@@ -68,6 +69,7 @@ pub struct Server {
     admin: SocketAddr,
     metrics: prometheus::Registry,
     main: JoinHandle<DrainOutcome>,
+    doorkeeper: Doorkeeper,
     _background: Vec<AbortOnDrop>,
 }
 
@@ -97,6 +99,14 @@ impl Server {
     #[must_use]
     pub fn metrics(&self) -> &prometheus::Registry {
         &self.metrics
+    }
+
+    /// The way in for clients in this process: no network, no encoding, and
+    /// sessions like any other: with the same promises, bounds and drain, and
+    /// shown to operators with the address `in-process`.
+    #[must_use]
+    pub fn in_process(&self) -> InProcess {
+        self.doorkeeper.door().clone()
     }
 
     /// Waits until the shutdown that was given to [`start`] has come and the
@@ -185,7 +195,7 @@ pub async fn start_on(
     let routes = Routes::new(health_service)
         .add_service(reflection(persist_pubsub_proto::FILE_DESCRIPTOR_SET)?)
         .add_service(V0Service::new(Arc::clone(&context)))
-        .add_service(V1Service::new(context));
+        .add_service(V1Service::new(Arc::clone(&context)));
     let listener_metrics = ListenerMetrics::new(&metrics).map_err(defect)?;
     let board = Board::new(Facts {
         shared: Arc::clone(&shared),
@@ -249,6 +259,7 @@ pub async fn start_on(
         admin: admin_addr,
         metrics,
         main,
+        doorkeeper: Doorkeeper::new(context, tokio::runtime::Handle::current()),
         _background: background,
     })
 }

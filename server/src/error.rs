@@ -128,6 +128,8 @@ pub(crate) enum EndReason {
     NoCommonRevision(String),
     /// The stream's framing is broken: nothing after it can be read.
     BrokenStream(String),
+    /// The session's server in this process is gone.
+    ServerGone,
 }
 
 impl EndReason {
@@ -142,6 +144,7 @@ impl EndReason {
             Self::NoHello => "no_hello",
             Self::NoCommonRevision(_) => "no_common_revision",
             Self::BrokenStream(_) => "broken_stream",
+            Self::ServerGone => "server_gone",
         }
     }
 
@@ -155,7 +158,8 @@ impl EndReason {
             | Self::Draining
             | Self::Silent
             | Self::TooFarBehind
-            | Self::NoHello => None,
+            | Self::NoHello
+            | Self::ServerGone => None,
         }
     }
 
@@ -173,6 +177,7 @@ impl EndReason {
             Self::NoHello => Status::deadline_exceeded("no Hello within the handshake timeout"),
             Self::NoCommonRevision(why) => Status::failed_precondition(why.clone()),
             Self::BrokenStream(why) => Status::invalid_argument(why.clone()),
+            Self::ServerGone => Status::unavailable("the server is gone"),
         }
     }
 }

@@ -50,3 +50,4 @@ mod unwatched;
 pub use clock::Clock;
 pub use drain::{DrainOutcome, DrainState};
 pub use listener::Accept;
+pub use service::in_process::InProcess;

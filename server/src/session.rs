@@ -4,27 +4,26 @@
 mod lines;
 mod shared;
 
-use std::net::SocketAddr;
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use persist_pubsub_proto::ShardId;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::environment::Environment;
 use crate::error::{EndReason, Refusal, RefusalCode};
-use crate::frame::{Publication, Wire};
+use crate::frame::{Publication, Response, Wire};
 use crate::mailbox::Mailbox;
 use crate::metrics::Timed;
-use crate::outbox::{Outbox, Output, When};
+use crate::outbox::{Batch, Form, Frames, Outbox, Output, When};
 use crate::registry::Subscriber;
 use crate::topic::{Reader, Start};
 
-pub(crate) use shared::{Profile, SessionLimits, Shared, Traffic};
+pub(crate) use shared::{Address, Profile, SessionLimits, Shared, Traffic};
 
 /// Names a session in this run of the server. Never 0.
 pub(crate) type SessionId = u64;
@@ -35,7 +34,7 @@ pub(crate) type SessionId = u64;
 pub(crate) struct Session {
     pub(crate) id: SessionId,
     pub(crate) wire: Wire,
-    pub(crate) address: SocketAddr,
+    pub(crate) address: Address,
     pub(crate) connected_at: SystemTime,
     began: Instant,
     pub(crate) traffic: Traffic,
@@ -57,9 +56,13 @@ impl Session {
     pub(crate) fn new(
         id: SessionId,
         wire: Wire,
-        address: SocketAddr,
+        address: Address,
         shared: Arc<Shared>,
     ) -> Arc<Self> {
+        let form = match address {
+            Address::Network(_) => Form::Frames,
+            Address::InProcess => Form::Messages,
+        };
         Arc::new(Self {
             id,
             wire,
@@ -69,7 +72,7 @@ impl Session {
             traffic: Traffic::default(),
             profile: OnceLock::new(),
             mailbox: Arc::default(),
-            outbox: Mutex::new(Outbox::new(Reader { wire, session: id })),
+            outbox: Mutex::new(Outbox::new(Reader { wire, session: id }, form)),
             sent_at: Mutex::new(Instant::now()),
             answered: Notify::new(),
             ending: Notify::new(),
@@ -140,13 +143,13 @@ impl Session {
     /// Subscribes to some shards, each from its start on. Where the server
     /// takes no more shards, those before are taken. Calls `answer` with each
     /// shard's head, and with what is gone already, before any diff of it can
-    /// be sent; the frames that `answer` returns go out first.
+    /// be sent; what `answer` returns goes out first.
     ///
     /// Holds the session's lock throughout: keep the batch small.
     pub(crate) fn subscribe(
         &self,
         shards: &[(ShardId, Start)],
-        answer: impl FnOnce(&[Answer]) -> Vec<Bytes>,
+        answer: impl FnOnce(&[Answer]) -> Vec<Response>,
     ) -> Result<(), Refusal> {
         let now = Instant::now();
         let _timed = Timed::new(&self.shared.metrics.subscribe, now);
@@ -199,8 +202,8 @@ impl Session {
                 }
             }
         }
-        for frame in answer(&answers) {
-            outbox.push_control(frame);
+        for told in answer(&answers) {
+            outbox.push_control(told);
         }
         drop(outbox);
         self.mailbox.wake();
@@ -245,8 +248,8 @@ impl Session {
     }
 
     /// Queues an answer, behind those that wait already and before all diffs.
-    pub(crate) fn answer(&self, frame: Bytes) {
-        self.outbox().push_control(frame);
+    pub(crate) fn answer(&self, answer: Response) {
+        self.outbox().push_control(answer);
         self.mailbox.wake();
     }
 
@@ -282,8 +285,8 @@ impl Session {
     }
 
     /// What goes to the socket next.
-    pub(crate) fn poll_output(&self, cx: &Context<'_>) -> Poll<Output> {
-        let output = self.outbox().poll(
+    pub(crate) fn poll_frames(&self, cx: &Context<'_>) -> Poll<Output<Frames>> {
+        let output = self.outbox().poll_frames(
             cx,
             &self.mailbox,
             &self.shared.registry,
@@ -291,15 +294,34 @@ impl Session {
             self.shared.clock.unix_nanos(),
         );
         if let Poll::Ready(Output::Batch(batch)) = &output {
-            let bytes = batch.frames.len() + batch.whole.as_ref().map_or(0, Bytes::len);
-            let traffic = &self.traffic;
-            traffic.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
-            traffic.diffs_out.fetch_add(batch.diffs, Ordering::Relaxed);
-            traffic.missed.fetch_add(batch.missed, Ordering::Relaxed);
-            *self.sent() = Instant::now();
-            self.answered.notify_one();
+            self.handed_over(batch);
         }
         output
+    }
+
+    /// What a reader in this process gets next.
+    pub(crate) fn poll_messages(&self, cx: &Context<'_>) -> Poll<Output<VecDeque<Response>>> {
+        let output = self.outbox().poll_messages(
+            cx,
+            &self.mailbox,
+            &self.shared.registry,
+            &self.shared.metrics,
+            self.shared.clock.unix_nanos(),
+        );
+        if let Poll::Ready(Output::Batch(batch)) = &output {
+            self.handed_over(batch);
+        }
+        output
+    }
+
+    fn handed_over<T>(&self, batch: &Batch<T>) {
+        let traffic = &self.traffic;
+        let bytes = batch.bytes as u64;
+        traffic.bytes_out.fetch_add(bytes, Ordering::Relaxed);
+        traffic.diffs_out.fetch_add(batch.diffs, Ordering::Relaxed);
+        traffic.missed.fetch_add(batch.missed, Ordering::Relaxed);
+        *self.sent() = Instant::now();
+        self.answered.notify_one();
     }
 
     fn sent(&self) -> MutexGuard<'_, Instant> {

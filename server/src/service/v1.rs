@@ -1,22 +1,22 @@
 //! v1: `persist.pubsub.v1`. A message that is wrong costs that message: it is
 //! answered with `Rejected`, and the stream lives on.
 
+mod speaker;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use persist_pubsub_proto::v1::session_request::Message as Request;
-use persist_pubsub_proto::v1::session_response::Message as Response;
-use persist_pubsub_proto::{MAX_SEQNO, ShardId, v1};
-use prost::Message;
+use persist_pubsub_proto::{InvalidShardId, MAX_SEQNO, ShardId, v1};
 use tokio::time::Instant;
 
-use super::{Dialect, ServiceContext};
+use super::ServiceContext;
 use crate::error::{EndReason, Refusal, RefusalCode};
-use crate::frame;
+use crate::frame::{self, Publication, Response};
 use crate::outbox::When;
 use crate::session::{Answer, Profile, Session};
 use crate::topic::Start;
+pub(super) use speaker::Speaker;
 
 /// Bytes of each of a `Hello`'s texts.
 const MAX_TEXT: usize = 256;
@@ -29,10 +29,15 @@ const SHARDS_PER_STEP: usize = 256;
 /// Intervals of silence after which the client is given up.
 const SILENT_INTERVALS: u32 = 3;
 
-/// Speaks v1 with one client.
-pub(super) struct Speaker {
+/// How a `Publish` becomes a publication: it depends on where its bytes come
+/// from.
+type ReadPublish = fn(v1::Publish) -> Result<Publication, InvalidShardId>;
+
+/// What one client says and is answered, however its messages come.
+pub(super) struct Conversation {
     session: Arc<Session>,
     context: Arc<ServiceContext>,
+    read_publish: ReadPublish,
     opened_at: Instant,
     /// When the client was last heard, to the tick.
     heard_at: Instant,
@@ -41,12 +46,17 @@ pub(super) struct Speaker {
     read_only: bool,
 }
 
-impl Speaker {
-    pub(super) fn new(session: Arc<Session>, context: &Arc<ServiceContext>) -> Self {
+impl Conversation {
+    pub(super) fn new(
+        session: Arc<Session>,
+        context: &Arc<ServiceContext>,
+        read_publish: ReadPublish,
+    ) -> Self {
         let now = Instant::now();
         Self {
             session,
             context: Arc::clone(context),
+            read_publish,
             opened_at: now,
             heard_at: now,
             heard: false,
@@ -55,17 +65,20 @@ impl Speaker {
         }
     }
 
-    /// Handles a message. Ok(true): something was answered.
-    async fn handle(&mut self, message: Bytes) -> Result<bool, Refusal> {
-        // What nearly every message is, without decoding it.
-        if self.introduced
-            && !self.read_only
-            && let Some(publication) = frame::spelled_v1(&message)
-        {
-            return self.session.publish(publication).map(|()| false);
-        }
-        let request = v1::SessionRequest::decode(message)
-            .map_err(|e| Refusal::new(RefusalCode::Malformed, format!("malformed message: {e}")))?;
+    /// Takes a message of a client in this process. May wait for room to
+    /// answer, and for nothing else.
+    pub(super) async fn take(&mut self, request: v1::SessionRequest) {
+        let acted = self.act(request).await;
+        self.answered(acted).await;
+    }
+
+    /// Whether a publication is taken now.
+    fn may_publish(&self) -> bool {
+        self.introduced && !self.read_only
+    }
+
+    /// Does what a message asks for. Ok(true): something was answered.
+    async fn act(&mut self, request: v1::SessionRequest) -> Result<bool, Refusal> {
         match request.message {
             // A kind of a later revision.
             None => Ok(false),
@@ -74,7 +87,7 @@ impl Speaker {
                 RefusalCode::HelloRequired,
                 "the first message has to be a Hello",
             )),
-            Some(Request::Publish(publish)) => self.publish(&publish).map(|()| false),
+            Some(Request::Publish(publish)) => self.publish(publish).map(|()| false),
             Some(Request::Subscribe(subscribe)) => {
                 let id = subscribe.request_id;
                 self.subscribe(subscribe).await.map_err(|r| r.request(id))?;
@@ -123,7 +136,7 @@ impl Speaker {
         let text = |s: &str| super::printable(s.as_bytes(), MAX_TEXT);
         // Before the session counts as connected: whoever learns of it by the
         // Welcome finds it in the census, or will in a moment.
-        self.session.answer(encode(Response::Welcome(v1::Welcome {
+        self.session.answer(Response::Welcome(v1::Welcome {
             revision,
             capabilities: Vec::new(),
             server_instance_id: self.context.instance_id.clone(),
@@ -136,7 +149,7 @@ impl Speaker {
                 max_subscriptions: small(self.session.shared().limits.max_subscriptions),
             }),
             heartbeat_interval_millis: millis(limits.heartbeat_interval),
-        })));
+        }));
         self.session.introduce(Profile {
             caller_id: text(&hello.client_name),
             environment: self.context.shared.registry.environment(environment),
@@ -148,9 +161,10 @@ impl Speaker {
         Ok(())
     }
 
-    fn publish(&self, publish: &v1::Publish) -> Result<(), Refusal> {
+    fn publish(&self, publish: v1::Publish) -> Result<(), Refusal> {
+        let seqno = publish.seqno;
         let publication =
-            frame::read_publish(publish).map_err(|e| Refusal::from(e).seqno(publish.seqno))?;
+            (self.read_publish)(publish).map_err(|e| Refusal::from(e).seqno(seqno))?;
         if self.read_only {
             return Err(
                 Refusal::new(RefusalCode::ReadOnly, "the session is read-only")
@@ -204,9 +218,7 @@ impl Speaker {
             tokio::task::yield_now().await;
         }
         self.session
-            .answer(encode(Response::Unsubscribed(v1::Unsubscribed {
-                request_id,
-            })));
+            .answer(Response::Unsubscribed(v1::Unsubscribed { request_id }));
         Ok(())
     }
 
@@ -228,38 +240,30 @@ impl Speaker {
 
     fn reject(&self, refusal: &Refusal) {
         super::refused(&self.session, &self.context, refusal);
-        self.session.answer(encode(Response::Rejected(v1::Rejected {
+        self.session.answer(Response::Rejected(v1::Rejected {
             code: refusal.code.rejection().into(),
             reason: refusal.reason.clone(),
             request_id: refusal.request_id,
             shard_id: refusal.shard.map(|s| s.to_bytes()).unwrap_or_default(),
             seqno: refusal.seqno,
-        })));
+        }));
     }
-}
 
-impl Dialect for Speaker {
-    async fn take(&mut self, message: Bytes) {
+    /// Tells what was wrong with a message, if anything was, and waits for
+    /// room where it was answered.
+    async fn answered(&mut self, acted: Result<bool, Refusal>) {
         self.heard = true;
-        let answered = match self.handle(message).await {
-            Ok(answered) => answered,
-            Err(refusal) => {
-                self.reject(&refusal);
-                true
-            }
-        };
+        let answered = acted.unwrap_or_else(|refusal| {
+            self.reject(&refusal);
+            true
+        });
         if answered {
             self.session.room_to_answer().await;
         }
     }
 
-    async fn too_large(&mut self, len: usize) {
-        self.heard = true;
-        self.reject(&super::too_large(len, &self.context.limits));
-        self.session.room_to_answer().await;
-    }
-
-    fn tick(&mut self, now: Instant) {
+    /// Looks at its clocks.
+    pub(super) fn tick(&mut self, now: Instant) {
         if std::mem::take(&mut self.heard) {
             self.heard_at = now;
         }
@@ -279,8 +283,7 @@ impl Dialect for Speaker {
         } else if now.duration_since(self.session.sent_at()) >= interval
             && !self.session.is_behind()
         {
-            self.session
-                .answer(encode(Response::Heartbeat(v1::Heartbeat {})));
+            self.session.answer(Response::Heartbeat(v1::Heartbeat {}));
         }
     }
 }
@@ -317,8 +320,8 @@ fn check_hello(hello: &v1::Hello) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn subscribed(request_id: u64, answers: &[Answer]) -> Vec<Bytes> {
-    let heads = encode(Response::Subscribed(v1::Subscribed {
+fn subscribed(request_id: u64, answers: &[Answer]) -> Vec<Response> {
+    let heads = Response::Subscribed(v1::Subscribed {
         request_id,
         shards: answers
             .iter()
@@ -327,7 +330,7 @@ fn subscribed(request_id: u64, answers: &[Answer]) -> Vec<Bytes> {
                 highest_seqno: answer.head,
             })
             .collect(),
-    }));
+    });
     let gaps = answers.iter().filter_map(|answer| {
         let (from, to) = answer.gap?;
         Some(frame::gap(
@@ -341,16 +344,10 @@ fn subscribed(request_id: u64, answers: &[Answer]) -> Vec<Bytes> {
 }
 
 /// "The server is about to go."
-pub(crate) fn draining(reason: &str, window: Duration) -> Bytes {
-    encode(Response::Draining(v1::Draining {
+pub(crate) fn draining(reason: &str, window: Duration) -> Response {
+    Response::Draining(v1::Draining {
         reason: reason.to_owned(),
         window_millis: millis(window),
-    }))
-}
-
-fn encode(message: Response) -> Bytes {
-    frame::encode_frame(&v1::SessionResponse {
-        message: Some(message),
     })
 }
 

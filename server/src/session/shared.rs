@@ -1,5 +1,7 @@
 //! What sessions share, and what is known of each.
 
+use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,6 +12,24 @@ use crate::generation::Census;
 use crate::logging::LogGate;
 use crate::metrics::SessionMetrics;
 use crate::registry::Registry;
+
+/// Where the client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Address {
+    /// At the other end of a connection.
+    Network(SocketAddr),
+    /// In the server's own process, reached without a network.
+    InProcess,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network(address) => address.fmt(f),
+            Self::InProcess => f.write_str("in-process"),
+        }
+    }
+}
 
 /// Whom the session speaks for.
 #[derive(Clone, Debug)]
