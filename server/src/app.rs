@@ -10,15 +10,18 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::Instant;
 use tonic::service::Routes;
 
 use crate::admin::{self, Admin, Facts};
 use crate::clock::Clock;
 use crate::config::{Config, InvalidConfig};
 use crate::drain::{Drain, DrainOutcome, DrainState};
+pub use crate::fence::BrokenState;
+use crate::fence::Fences;
 use crate::listener::{self, Accept};
 use crate::logging::LogGate;
-use crate::metrics::{ListenerMetrics, ScrapeMetrics, SessionMetrics, TopicMetrics};
+use crate::metrics::{FenceMetrics, ListenerMetrics, ScrapeMetrics, SessionMetrics, TopicMetrics};
 use crate::registry::Registry;
 use crate::service::in_process::{Doorkeeper, InProcess};
 use crate::service::{ServiceContext, V0Service, V1Service};
@@ -56,6 +59,9 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
+    /// The file that `--state-file` names cannot be used.
+    #[error(transparent)]
+    StateFile(#[from] BrokenState),
     /// A defect of this program: a metric or a schema that does not register.
     #[error("internal: {0}")]
     Internal(String),
@@ -175,6 +181,10 @@ pub async fn start_on(
     let shared = Arc::new(Shared {
         registry: Arc::clone(&registry),
         census: Arc::new(config.census()),
+        fences: Fences::open(
+            config.state_file.as_deref(),
+            FenceMetrics::new(&metrics).map_err(defect)?,
+        )?,
         metrics: SessionMetrics::new(&metrics).map_err(defect)?,
         limits: config.session_limits(),
         clock: clock.clone(),
@@ -202,6 +212,7 @@ pub async fn start_on(
         drain: drain.clone(),
         instance_id,
         started_at: clock.now(),
+        started: Instant::now(),
         data_addr,
         v0_environment: config.v0_environment.clone(),
     });

@@ -217,7 +217,9 @@ pub(crate) fn decode(response: v1::SessionResponse) -> Inbound {
         Some(session_response::Message::Fenced(fenced)) => Inbound::Fenced(told_fenced(&fenced)),
         Some(session_response::Message::Welcome(_)) => Inbound::Malformed("a second welcome"),
         Some(
-            session_response::Message::Unsubscribed(_) | session_response::Message::Heartbeat(_),
+            session_response::Message::Unsubscribed(_)
+            | session_response::Message::ModeSet(_)
+            | session_response::Message::Heartbeat(_),
         )
         | None => Inbound::Nothing,
     }

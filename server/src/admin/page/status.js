@@ -237,6 +237,7 @@ function showGroups(status) {
       ["Environment", "name", (g) => orDash(g.environment)],
       ["Generation", "number", (g) => (g.generation === null ? "unknown" : String(g.generation))],
       ["Wire", "", (g) => g.wire_version],
+      ["Version", "name", (g) => orDash(g.client_version)],
       ["Role", "name", (g) => orDash(g.role)],
       ["Mode", "", (g) => g.mode],
       ["Sessions", "number", (g) => number(g.sessions)],

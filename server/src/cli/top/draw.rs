@@ -192,6 +192,7 @@ fn group_table(status: &WatchStatusResponse) -> Table<'_> {
             g.generation
                 .map_or_else(|| "unknown".to_owned(), |n| n.to_string()),
             g.wire_version.clone(),
+            dash(&g.client_version),
             dash(&g.role),
             g.mode.clone(),
             g.sessions.to_string(),
@@ -212,6 +213,7 @@ fn group_table(status: &WatchStatusResponse) -> Table<'_> {
             ("ENVIRONMENT", Constraint::Fill(2)),
             ("GENERATION", Constraint::Length(10)),
             ("WIRE", Constraint::Length(4)),
+            ("VERSION", Constraint::Fill(1)),
             ("ROLE", Constraint::Fill(1)),
             ("MODE", Constraint::Length(10)),
             ("SESSIONS", Constraint::Length(8)),
