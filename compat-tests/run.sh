@@ -90,11 +90,22 @@ install_buf() {
     ln -sfn "$folder/node_modules/.bin/buf" "$tools/bin/buf"
 }
 
+install_cargo_deny() {
+    # About 3 minutes of a processor, once.
+    local folder=$tools/cargo-deny/$CARGO_DENY_VERSION
+    if [[ ! -x $folder/bin/cargo-deny ]]; then
+        step "cargo install cargo-deny $CARGO_DENY_VERSION"
+        cargo install --quiet --locked --root "$folder" --version "$CARGO_DENY_VERSION" cargo-deny
+    fi
+    ln -sfn "$folder/bin/cargo-deny" "$tools/bin/cargo-deny"
+}
+
 command -v cargo >/dev/null || fail 'cargo is missing: see https://rustup.rs'
 need cc gcc libc6-dev
 mkdir -p "$tools/bin"
 install_grpcurl
 install_buf
+install_cargo_deny
 # The status page is looked at in a real browser.
 need chromium chromium
 
@@ -103,6 +114,16 @@ cargo fmt --all --check
 
 step 'cargo clippy'
 cargo clippy --locked --workspace --all-targets -- -D warnings
+
+step 'cargo deny: licences, bans, sources'
+cargo deny --config .deny.toml check --hide-inclusion-graph licenses bans sources
+# The advisories are a git repository, which not every machine can reach.
+if timeout 120 cargo deny --config .deny.toml fetch db >/dev/null 2>&1; then
+    step 'cargo deny: advisories'
+    cargo deny --config .deny.toml check --disable-fetch advisories
+else
+    echo 'LEFT OUT cargo deny check advisories: their database cannot be fetched here'
+fi
 
 step 'buf lint'
 (cd proto && buf lint)

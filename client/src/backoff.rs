@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 
-use crate::config::Config;
+use crate::settings::Settings;
 
 type Delays = <ExponentialBuilder as BackoffBuilder>::Backoff;
 
@@ -18,20 +18,20 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(settings: &Settings, stable_after: Duration) -> Self {
         // backon's jitter adds up to the delay itself; from halves, the
         // jittered delay stays within the configured one.
         let builder = ExponentialBuilder::new()
-            .with_min_delay(config.settings.backoff_first / 2)
-            .with_max_delay(config.settings.backoff_cap / 2)
+            .with_min_delay(settings.backoff_first / 2)
+            .with_max_delay(settings.backoff_cap / 2)
             .with_factor(2.0)
             .with_jitter()
             .without_max_times();
         Self {
             builder,
             delays: builder.build(),
-            cap: config.settings.backoff_cap,
-            stable_after: config.stable_after,
+            cap: settings.backoff_cap,
+            stable_after,
         }
     }
 
@@ -55,12 +55,9 @@ mod tests {
 
     fn backoff(first: u64, cap: u64) -> Backoff {
         let ms = Duration::from_millis;
-        Backoff::new(
-            &Config::new("h")
-                .unwrap()
-                .backoff(ms(first), ms(cap))
-                .unwrap(),
-        )
+        let settings = Settings::new(Vec::new());
+        let settings = settings.backoff(ms(first), ms(cap)).unwrap();
+        Backoff::new(&settings, ms(10_000))
     }
 
     #[test]

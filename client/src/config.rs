@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use crate::home::Home;
 use crate::settings::{LONGEST, Settings};
+#[cfg(feature = "tls")]
+use crate::tls::Tls;
+use crate::tls::Token;
 
 /// `Hello`'s texts are cut to this many bytes, as the protocol bounds them.
 const MAX_TEXT_BYTES: usize = 256;
@@ -42,6 +45,9 @@ pub struct Config {
     pub(crate) reannounce_shards: usize,
     pub(crate) subscribe_timeout: Duration,
     pub(crate) look_up_interval: Duration,
+    pub(crate) token: Option<Token>,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<Tls>,
     pub(crate) settings: Settings,
 }
 
@@ -135,6 +141,9 @@ impl Config {
             reannounce_shards: 16_384,
             subscribe_timeout: Duration::from_secs(10),
             look_up_interval: Duration::from_secs(30),
+            token: None,
+            #[cfg(feature = "tls")]
+            tls: None,
             settings: Settings::new(Vec::new()).homes(homes),
         }
     }
@@ -197,6 +206,23 @@ impl Config {
     #[must_use]
     pub fn mode(mut self, mode: Mode) -> Self {
         self.settings = self.settings.mode(mode);
+        self
+    }
+
+    /// Who the process is, to servers that ask for a token: sent to every home,
+    /// also where that is not over TLS. Default: none.
+    #[must_use]
+    pub fn token(mut self, token: Token) -> Self {
+        self.token = Some(token);
+        self
+    }
+
+    /// Whom to trust, and what to show, where an endpoint is `https`. Without
+    /// it no such endpoint is connected to.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
         self
     }
 

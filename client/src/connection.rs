@@ -1,34 +1,36 @@
-//! The one task behind a client: it connects, keeps a session, replaces it,
-//! and hands what the session brings to the host.
+//! The task of one place: it connects, keeps a session, replaces it, and hears
+//! what the session brings.
 //!
-//! Two sessions live at once while a server drains: the next one is opened
-//! before the old one ends, and the old one lives until its server ends it.
+//! Two sessions live at once while a server drains, or the settings say that
+//! another one is needed: the next one is opened before the old one ends.
 //! Meanwhile every push goes out on both ([`crate::outbox`]), and what both
-//! bring is made one ([`crate::merge`]).
+//! bring is made one ([`crate::merge`]), as it is with other places' sessions.
 
 mod dial;
 pub(crate) mod gate;
 mod link;
 mod outgoing;
-mod quiet;
+pub(crate) mod quiet;
 mod receive;
+pub(crate) mod refused;
 mod step;
 mod v0;
 mod v1;
 pub(crate) mod wire;
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use crate::backoff::Backoff;
+use crate::board::Session;
 use crate::config::Config;
-use crate::event::{Event, Reason, Wire};
-use crate::home::Place;
+use crate::event::Reason;
+use crate::home::{Place, PlaceId};
 use crate::merge::{End, Told};
-use crate::queue::{HostGone, Sink};
+use crate::settings::Settings;
 use crate::shared::{Shared, lock};
 use gate::LinkId;
 use link::Link;
@@ -36,60 +38,60 @@ use quiet::Quiet;
 use step::{Next, Step, Timer};
 pub(crate) use v0::decode as hear_v0;
 pub(crate) use v1::{decode as hear_v1, settle};
-use wire::{Fenced, Refusal};
+use wire::Refusal;
 
 /// How long a session that we end may take to end: what it was sent is read
 /// by the server, and what the server has is read by us.
-const LINGER: Duration = Duration::from_secs(5);
+pub(crate) const LINGER: Duration = Duration::from_secs(5);
 
-/// Runs until the host has dropped its events or all its handles, or until
-/// the generation is fenced out. Dropped before that, and be it before it has
-/// begun, it tells the handles that nobody sends any more.
-pub(crate) fn run(
-    config: Config,
-    shared: Arc<Shared>,
-    sink: Sink,
-) -> impl Future<Output = ()> + Send + 'static {
-    // The first home alone, for now.
-    let home = config.settings.homes.first().cloned();
-    let connection = home.map(|home| {
-        let place = Place {
-            home,
-            address: None,
-        };
-        Connection::new(place, Arc::new(config), shared, sink)
-    });
-    async move {
-        if let Some(connection) = connection {
-            connection.run().await;
-        }
-    }
+/// What a place's task is to do. The last word counts.
+#[derive(Clone)]
+pub(crate) struct Order {
+    pub(crate) settings: Arc<Settings>,
+    /// Send what waits, and end.
+    pub(crate) finish: Option<Finish>,
+    /// A session that has been answered for everything that is wanted.
+    pub(crate) settled: Option<LinkId>,
+    /// Sessions whose servers have left a subscribe unanswered for too long.
+    pub(crate) unanswered: Vec<LinkId>,
 }
 
-struct Connection {
+/// Why a task ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Finish {
+    /// The host has let go of its handles, and is told nothing of sessions.
+    HandlesGone,
+    /// The settings do not want it any more.
+    NotWanted,
+}
+
+/// Ends when it is ordered to, or when it is dropped; then there is no session
+/// with the place, and its line on the board is gone.
+pub(crate) struct Connection {
+    id: PlaceId,
     place: Place,
     config: Arc<Config>,
     shared: Arc<Shared>,
-    sink: Sink,
+    orders: watch::Receiver<Order>,
+    settings: Arc<Settings>,
     backoff: Backoff,
     /// The newest session.
     current: Option<Link>,
-    /// The one before it, of a server that drains.
+    /// The one before it.
     leaving: Option<Link>,
+    /// The one before it is ours to end, when the newest has been answered.
+    replacing: bool,
+    /// When that has to have ended.
+    replaced: Option<Timer>,
     next: Next,
     /// When to ask again for the shards that the server refused.
     retry: Option<Timer>,
-    /// The handles are gone; when the session has to have ended.
+    /// We are to end; when the session has to have ended.
     finishing: Option<Timer>,
-    /// There will be no session any more: deliver what waits, then end.
-    ending: bool,
-    links: u64,
-    /// When something comes by itself: a resync, a gap, the end of a session.
-    due: Option<(Instant, Timer)>,
-    /// Something was not looked at, for the host has not taken what there is.
-    unseen: bool,
-    /// Since when the host has not taken all that there is for it.
-    blocked_since: Option<Instant>,
+    done: bool,
+    /// Whether sessions are read: not while the host has not taken what there
+    /// is for it.
+    reading: bool,
     /// Events of the message at hand; empty between messages.
     told: Told,
     log: Log,
@@ -100,38 +102,53 @@ struct Log {
     failed: Quiet,
     rejected: Quiet,
     malformed: Quiet,
-    refused: Quiet,
 }
 
 impl Connection {
-    fn new(place: Place, config: Arc<Config>, shared: Arc<Shared>, sink: Sink) -> Self {
+    /// A place that stands on the board.
+    pub(crate) fn new(
+        id: PlaceId,
+        place: Place,
+        config: Arc<Config>,
+        shared: Arc<Shared>,
+        orders: watch::Receiver<Order>,
+    ) -> Self {
+        let settings = Arc::clone(&orders.borrow().settings);
         Self {
-            backoff: Backoff::new(&config),
+            backoff: Backoff::new(&settings, config.stable_after),
+            id,
             place,
             config,
             shared,
-            sink,
+            orders,
+            settings,
             current: None,
             leaving: None,
+            replacing: false,
+            replaced: None,
             next: Next::Nothing,
             retry: None,
             finishing: None,
-            ending: false,
-            links: 0,
-            due: None,
-            unseen: false,
-            blocked_since: None,
+            done: false,
+            reading: true,
             told: Told::default(),
             log: Log::default(),
         }
     }
 
-    async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         self.dial();
-        while !(self.ending && self.sink.is_empty()) {
+        while !self.done {
             match self.step().await {
-                Step::Nudged => self.look(),
-                Step::Waited => self.dial(),
+                Step::Ordered => self.obey(),
+                Step::Gone => return,
+                Step::Waited => {
+                    if self.current.is_some() {
+                        // The next session may be somewhere else.
+                        self.shared.ask_names();
+                    }
+                    self.dial();
+                }
                 Step::Dialled(Ok(link)) => self.adopt(*link),
                 Step::Dialled(Err(refusal)) => self.not_connected(refusal),
                 Step::Retry => {
@@ -140,10 +157,9 @@ impl Connection {
                         lock(&self.shared.interest).retry_refused(link.id);
                     }
                 }
-                Step::Overdue => self.end(),
-                Step::Due => self.due(),
-                Step::Delivered(Ok(())) => self.delivered(),
-                Step::Delivered(Err(HostGone)) => return,
+                Step::Overdue => self.done = true,
+                Step::Replaced => self.left(End::Complete),
+                Step::Reads(reads) => self.reads(reads),
                 Step::FromLeaving(Ok(inbound)) => self.receive(false, inbound),
                 Step::FromLeaving(Err(Reason::Ended)) => self.left(End::Complete),
                 Step::FromLeaving(Err(_)) => self.left(End::Lost),
@@ -154,16 +170,55 @@ impl Connection {
         }
     }
 
+    fn obey(&mut self) {
+        let order = self.orders.borrow_and_update().clone();
+        let before = std::mem::replace(&mut self.settings, order.settings);
+        if (before.backoff_first, before.backoff_cap)
+            != (self.settings.backoff_first, self.settings.backoff_cap)
+        {
+            self.backoff = Backoff::new(&self.settings, self.config.stable_after);
+        }
+        if let Some(finish) = order.finish {
+            if self.finishing.is_none() {
+                self.finish(finish);
+            }
+            return;
+        }
+        for link in order.unanswered {
+            let reason = Reason::Unanswered(self.config.subscribe_timeout);
+            if self.current.as_ref().is_some_and(|l| l.id == link) {
+                self.lost(reason);
+            } else if self.leaving.as_ref().is_some_and(|l| l.id == link) {
+                self.left(End::Lost);
+            }
+        }
+        if before.mode != self.settings.mode {
+            // An attempt that is under way says what is not so any more.
+            if self.current.is_some() || matches!(self.next, Next::Dial(_)) {
+                self.dial();
+            }
+        }
+        if self.replacing
+            && self.replaced.is_none()
+            && self
+                .current
+                .as_ref()
+                .is_some_and(|l| Some(l.id) == order.settled)
+            && let Some(before) = &self.leaving
+        {
+            before.gate.finish();
+            self.replaced = Some(Box::pin(sleep(LINGER)));
+        }
+    }
+
     /// Attempts to connect, now.
     fn dial(&mut self) {
         self.shared.stats.attempts.one();
-        self.links += 1;
-        let id = LinkId::new(self.links);
         let open = Link::open(
-            self.place.clone(),
+            (self.id, self.place.clone()),
             Arc::clone(&self.config),
             Arc::clone(&self.shared),
-            id,
+            self.settings.mode,
         );
         self.next = Next::Dial(Box::pin(open));
     }
@@ -183,25 +238,33 @@ impl Connection {
             "connected to the pubsub server"
         );
         self.shared.stats.established.one();
-        self.shared.stats.connected.set(1);
         self.next = Next::Nothing;
         if let Some(before) = self.current.take() {
             // Of three, the oldest is not needed: the one in the middle
             // resumed where the host was.
             self.left(End::Lost);
+            self.replacing = before.mode != link.mode;
             self.leaving = Some(before);
         }
-        self.sink.put_up(link.wire, link.server.clone());
+        self.shared.up(self.id, session(&link));
+        if !self.reading {
+            lock(&self.shared.interest).reads(link.id, false, Instant::now());
+        }
         self.current = Some(link);
-        self.look();
     }
 
     /// An attempt failed.
     fn not_connected(&mut self, refusal: Refusal) {
         let reason = match refusal {
-            Refusal::Fenced(fenced) => return self.fenced(fenced),
+            Refusal::Fenced(fenced) => {
+                self.next = Next::Nothing;
+                return self.shared.fence(fenced);
+            }
             Refusal::Failed(reason) | Refusal::Unimplemented(reason) => reason,
         };
+        if self.current.is_none() {
+            self.shared.down(self.id, reason.clone());
+        }
         let delay = self.backoff.next();
         if let Some(withheld) = self.log.failed.allows() {
             tracing::warn!(
@@ -220,22 +283,23 @@ impl Connection {
             return;
         };
         self.backoff.lived(link.since.elapsed());
+        if self.finishing.is_some() {
+            link.end(ended(&reason), &mut self.told);
+            self.done = true;
+            return;
+        }
         // Only one that was told to go ends in good order.
         link.end(End::Lost, &mut self.told);
-        self.tell();
-        if self.finishing.is_some() {
-            return self.end();
-        }
         self.shared.stats.lost.one();
-        self.shared.stats.refused_shards.set(0);
         tracing::info!(server = %self.place, %reason, "lost the pubsub server");
         if let Some(link) = self.leaving.take() {
             // The one that was to be replaced lives still.
-            self.sink.put_up(link.wire, link.server.clone());
+            self.replacing = false;
+            self.replaced = None;
+            self.shared.up(self.id, session(&link));
             self.current = Some(link);
         } else {
-            self.shared.stats.connected.set(0);
-            self.sink.put_down(reason);
+            self.shared.down(self.id, reason);
         }
         if !matches!(self.next, Next::Dial(_)) {
             let delay = self.backoff.next();
@@ -245,93 +309,72 @@ impl Connection {
 
     /// The session that was replaced is over.
     fn left(&mut self, end: End) {
+        self.replacing = false;
+        self.replaced = None;
         if let Some(link) = self.leaving.take() {
             link.end(end, &mut self.told);
-            self.tell();
         }
     }
 
-    /// Looks at what changes without a message of its own.
-    fn look(&mut self) {
-        if self.shared.is_released() && self.finishing.is_none() && !self.ending {
-            self.finish();
-        }
-        let Some(link) = &self.current else {
-            return;
-        };
-        let mut interest = lock(&self.shared.interest);
-        let refused = interest.refused(link.id);
-        self.shared.stats.refused_shards.set(refused);
-        if refused > 0
-            && let Some(withheld) = self.log.refused.allows()
-        {
-            tracing::warn!(
-                refused,
-                withheld,
-                "the pubsub server does not take all subscriptions"
-            );
-        }
-        self.unseen = !self.sink.is_empty();
-        if !self.unseen {
-            let now = Instant::now();
-            if link.wire == Wire::V0 {
-                interest.take_unanswerable(link.id, now, &mut self.told);
-            }
-            interest.work(now, &mut self.told);
-        }
-        drop(interest);
-        self.tell();
-    }
-
-    /// The handles are gone: what waits goes out, then the session ends.
-    fn finish(&mut self) {
+    /// What waits goes out, then the session ends.
+    fn finish(&mut self, finish: Finish) {
         self.next = Next::Nothing;
         self.left(End::Complete);
         match &self.current {
             Some(link) => {
                 link.gate.finish();
                 self.finishing = Some(Box::pin(sleep(LINGER)));
+                if finish == Finish::NotWanted {
+                    tracing::info!(server = %self.place, "leaving the pubsub server");
+                }
             }
-            None => self.end(),
+            None => self.done = true,
         }
     }
 
-    /// There will be no session any more.
-    fn end(&mut self) {
-        self.next = Next::Nothing;
-        self.retry = None;
-        self.finishing = None;
-        self.current = None;
-        self.leaving = None;
-        self.ending = true;
-        self.shared.stats.connected.set(0);
-        lock(&self.shared.outbox).close(&self.shared.stats);
-    }
-
-    fn fenced(&mut self, fenced: Fenced) {
-        tracing::info!(
-            server = %self.place,
-            generation = fenced.generation,
-            epoch = fenced.epoch,
-            reason = ?fenced.reason,
-            "fenced out by the pubsub server: not connecting again"
-        );
-        self.end();
-        self.sink.put_last(Event::Fenced {
-            generation: fenced.generation,
-            epoch: fenced.epoch,
-            reason: fenced.reason,
-        });
-    }
-
-    fn links(&mut self) -> impl Iterator<Item = &mut Link> {
-        self.current.iter_mut().chain(&mut self.leaving)
+    /// There is room for what is read, or there is none. Servers are not to be
+    /// blamed for what the host makes them wait.
+    fn reads(&mut self, reads: bool) {
+        self.reading = reads;
+        for link in self.current.iter_mut().chain(&mut self.leaving) {
+            link.excuse();
+            lock(&self.shared.interest).reads(link.id, reads, Instant::now());
+        }
+        // What is due may be sooner than anybody knows.
+        self.shared.nudge.notify_one();
     }
 }
 
-/// However the task ends (the runtime may drop it), the handles know.
+fn session(link: &Link) -> Session {
+    Session {
+        link: link.id,
+        wire: link.wire,
+        server: link.server.clone(),
+    }
+}
+
+/// What the end of a session that we were to end means.
+fn ended(reason: &Reason) -> End {
+    match reason {
+        Reason::Ended => End::Complete,
+        _ => End::Lost,
+    }
+}
+
+/// However the task ends (the runtime may drop it), everybody knows.
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.end();
+        self.next = Next::Nothing;
+        self.left(End::Lost);
+        if let Some(link) = self.current.take() {
+            link.end(End::Lost, &mut self.told);
+        }
+        let handles_gone = self.orders.borrow().finish == Some(Finish::HandlesGone);
+        if !handles_gone {
+            self.shared.down(self.id, Reason::Left);
+        }
+        lock(&self.shared.outbox).dismiss(self.id, &self.shared.stats);
+        lock(&self.shared.board).close(self.id);
+        self.shared.nudge.notify_one();
     }
 }

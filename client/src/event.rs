@@ -53,17 +53,20 @@ pub enum Event {
         /// The highest seqno that the server knows, if it knows any.
         highest: Option<u64>,
     },
-    /// A session began. Without a `Disconnected` before it: it took the
-    /// place of one that the server is about to end, and nothing was missed.
+    /// There is a session, with one of the homes. Without a `Disconnected`
+    /// before it: it took the place of one that its server is about to end, and
+    /// nothing was missed. Further homes are not told of: see
+    /// [`Client::homes`](crate::Client::homes).
     Connected {
         /// The wire version that it speaks.
         wire: Wire,
         /// Who answers.
         server: ServerInfo,
     },
-    /// The session is over; the client is connecting again by itself.
+    /// There is no session any more, with any of the homes; the client is
+    /// connecting again by itself, if the settings want it to.
     Disconnected {
-        /// Why.
+        /// Why the last one ended.
         reason: Reason,
     },
     /// This process's generation was fenced out. The last event: the client
@@ -110,7 +113,7 @@ pub struct ServerInfo {
 }
 
 /// Why a session ended, or did not begin. A retry can help with every one of
-/// them, and happens by itself.
+/// them but [`Left`](Self::Left), and happens by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reason {
@@ -138,6 +141,11 @@ pub enum Reason {
     Broken,
     /// The server broke the protocol.
     Protocol(String),
+    /// The settings want no session with it any more, by whichever of them.
+    Left,
+    /// There is a session with the same run of the server already, by another
+    /// of its addresses: its instance id.
+    SameServer(String),
 }
 
 impl fmt::Display for Reason {
@@ -152,6 +160,8 @@ impl fmt::Display for Reason {
             Self::Unanswered(after) => write!(f, "a subscribe not answered for {after:?}"),
             Self::Broken => f.write_str("the connection broke"),
             Self::Protocol(why) => write!(f, "protocol error: {why}"),
+            Self::Left => f.write_str("left, as the settings say"),
+            Self::SameServer(id) => write!(f, "the same server as at another address: {id}"),
         }
     }
 }

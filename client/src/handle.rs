@@ -6,9 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use persist_pubsub_proto::{MAX_SEQNO, ShardId};
 
-use crate::config::Mode;
+use crate::home::HomeStatus;
 use crate::outbox::Push;
-use crate::shared::{Held, Shared, lock};
+use crate::settings::Settings;
+use crate::shared::{Held, Pushes, Shared, lock};
 use crate::stats::Stats;
 use crate::token::Subscription;
 
@@ -40,13 +41,19 @@ impl Client {
     /// what may have been lost with a connection. A v0 server cannot be told
     /// that.
     ///
-    /// Dropped and counted at once: with [`Mode::ReadOnly`], after the end
+    /// Dropped and counted at once: with
+    /// [`Mode::ReadOnly`](crate::Mode::ReadOnly), after the end
     /// ([`Event::Fenced`](crate::Event::Fenced), or `Events` gone), and with a
-    /// seqno above 2^63 - 1, which every server refuses.
+    /// seqno above 2^63 - 1, which every server refuses. Switched off
+    /// ([`Settings::connected`]) it is not even counted.
     pub fn push_diff(&self, shard: &ShardId, seqno: u64, diff: Bytes) {
         let shared = &self.held.0;
+        let pushes = shared.pushes();
+        if pushes == Pushes::Off {
+            return;
+        }
         shared.stats.pushes.one();
-        if shared.mode == Mode::ReadOnly || seqno > MAX_SEQNO {
+        if pushes == Pushes::Dropped || seqno > MAX_SEQNO {
             shared.stats.pushes_dropped.one();
             return;
         }
@@ -96,6 +103,26 @@ impl Client {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.held.0.stats.snapshot()
+    }
+
+    /// The settings, as they were given last.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        Settings::clone(&self.held.0.settings())
+    }
+
+    /// Swaps the settings. Returns at once, from any thread: pushes follow them
+    /// from here on, and the connections within moments. Of two calls at the
+    /// same time one is the last, and counts.
+    pub fn configure(&self, settings: Settings) {
+        self.held.0.configure(settings);
+    }
+
+    /// How the client stands with each server that it has a session with or
+    /// tries to, in no order that means something.
+    #[must_use]
+    pub fn homes(&self) -> Vec<HomeStatus> {
+        lock(&self.held.0.board).statuses()
     }
 
     fn begin(&self, shard: &ShardId, have: Option<u64>) -> Subscription {

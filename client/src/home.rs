@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tonic::transport::Uri;
 
 use crate::config::ConfigError;
+use crate::event::{Reason, ServerInfo, Wire};
 use crate::in_process::InProcess;
 
 /// The port that an endpoint without one means.
@@ -66,9 +67,20 @@ pub(crate) struct Endpoint {
     pub(crate) port: u16,
 }
 
+impl Endpoint {
+    /// Whether it is reached over TLS.
+    pub(crate) fn is_https(&self) -> bool {
+        self.origin.scheme_str() == Some("https")
+    }
+
+    fn key(&self) -> (&str, u16, bool) {
+        (&self.host, self.port, self.is_https())
+    }
+}
+
 impl PartialEq for Endpoint {
     fn eq(&self, other: &Self) -> bool {
-        (&self.host, self.port) == (&other.host, other.port)
+        self.key() == other.key()
     }
 }
 
@@ -76,7 +88,7 @@ impl Eq for Endpoint {}
 
 impl Hash for Endpoint {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (&self.host, self.port).hash(state);
+        self.key().hash(state);
     }
 }
 
@@ -87,7 +99,8 @@ impl Home {
     ///
     /// # Errors
     /// [`ConfigError::Endpoint`] if it does not parse, names no host, or
-    /// asks for anything but plain HTTP/2.
+    /// asks for anything but plain HTTP/2, or with feature `tls` HTTP/2 over TLS
+    /// (`https://host:port`; see [`Config::tls`](crate::Config::tls)).
     pub fn at(endpoint: &str) -> Result<Self, ConfigError> {
         let refuse = |reason: String| ConfigError::Endpoint {
             endpoint: endpoint.to_owned(),
@@ -101,8 +114,14 @@ impl Home {
         let uri: Uri = full
             .parse()
             .map_err(|error| refuse(format!("does not parse ({error})")))?;
-        if uri.scheme_str() != Some("http") {
-            return Err(refuse("only http is spoken".to_owned()));
+        match uri.scheme_str() {
+            Some("http") => {}
+            Some("https") if cfg!(feature = "tls") => {}
+            Some("https") => {
+                let why = "https needs this crate's feature tls";
+                return Err(refuse(why.to_owned()));
+            }
+            _ => return Err(refuse("neither http nor https".to_owned())),
         }
         let authority = uri.authority().map_or("", |authority| authority.as_str());
         let bare = uri.host().unwrap_or_default();
@@ -134,6 +153,14 @@ impl Home {
     #[must_use]
     pub fn in_process(server: impl InProcess) -> Self {
         Self(Kind::InProcess(Inside(Arc::new(server))))
+    }
+
+    /// What has to be looked up to find its places; `None`: it is one.
+    pub(crate) fn name(&self) -> Option<&Arc<Endpoint>> {
+        match &self.0 {
+            Kind::At(endpoint) => Some(endpoint),
+            Kind::InProcess(_) => None,
+        }
     }
 
     pub(crate) fn kind(&self) -> &Kind {
@@ -168,6 +195,49 @@ impl fmt::Display for Place {
     }
 }
 
+/// Names a place of a client for as long as it is wanted. Never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct PlaceId(u64);
+
+impl PlaceId {
+    pub(crate) const fn new(n: u64) -> Self {
+        Self(n)
+    }
+}
+
+/// A server that a client keeps a session with, or tries to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HomeStatus {
+    /// The home that it belongs to.
+    pub home: Home,
+    /// Which of the addresses of the home's name; `None` where it has none.
+    pub address: Option<SocketAddr>,
+    /// How it stands.
+    pub state: HomeState,
+}
+
+/// How a client stands with a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HomeState {
+    /// It is being connected to, for the first time or again.
+    Connecting {
+        /// Why there is no session, if there was an attempt or a session.
+        reason: Option<Reason>,
+    },
+    /// There is a session.
+    Connected {
+        /// The wire version that it speaks.
+        wire: Wire,
+        /// Who answers.
+        server: ServerInfo,
+        /// The settings do not name it any more, or its server drains: it ends
+        /// when others have taken its place.
+        leaving: bool,
+    },
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,7 +248,7 @@ mod tests {
             "",
             "http://",
             "http://a b",
-            "https://host:1",
+            "ftp://host:1",
             "unix:///tmp/x",
             ":6879",
             "host:notaport",

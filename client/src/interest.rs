@@ -20,6 +20,7 @@ use crate::connection::gate::{Gate, LinkId};
 use crate::connection::wire::{Diff, Frame, Gap, Head};
 use crate::event::Wire;
 use crate::merge::{Clock, End, Outcome, Run, Tell, Told};
+use crate::settings::Settings;
 use view::View;
 
 /// How many shards a session that has ended leaves while the lock is held.
@@ -27,7 +28,8 @@ const LEAVE_AT_ONCE: usize = 64;
 
 pub(crate) struct Interest {
     wanted: BTreeMap<ShardId, Wanted>,
-    /// One per session: at most two, while one takes the other's place.
+    /// One per session: for each home one, or two while one takes the other's
+    /// place.
     views: Vec<View>,
     last_incarnation: u64,
     /// When the runs have something to do.
@@ -40,6 +42,8 @@ pub(crate) struct Interest {
     grace: Duration,
     spread: Duration,
     subscribe_timeout: Duration,
+    /// When it is sure to be looked at again.
+    alarm: Option<Instant>,
 }
 
 /// A shard that the host wants.
@@ -70,7 +74,15 @@ impl Interest {
             grace: config.settings.merge_grace,
             spread: config.settings.resync_spread,
             subscribe_timeout: config.subscribe_timeout,
+            alarm: None,
         }
+    }
+
+    /// Other bounds, from now on. What waits already is not looked at for it.
+    pub(crate) fn configure(&mut self, settings: &Settings) {
+        self.max_waits = (settings.merge_buffer_bytes, settings.merge_buffer_count);
+        self.grace = settings.merge_grace;
+        self.spread = settings.resync_spread;
     }
 
     pub(crate) fn subscribe(&mut self, shard: ShardId, have: Option<u64>) {
@@ -169,16 +181,32 @@ impl Interest {
         {
             for (shard, _) in shards {
                 if let Some(wanted) = self.wanted.get_mut(shard) {
-                    wanted.run.asked_v0(link);
+                    wanted.run.asked_v0(link, now);
                 }
             }
         }
         frame
     }
 
-    /// How many shards are wanted that the session's server does not take.
-    pub(crate) fn refused(&self, link: LinkId) -> usize {
-        self.view(link).map_or(0, View::refused)
+    /// How many shards are wanted that a session's server does not take, over
+    /// all sessions.
+    pub(crate) fn refused(&self) -> usize {
+        self.views.iter().map(View::refused).sum()
+    }
+
+    /// Whether the session's server has been asked for all that is wanted, and
+    /// has answered.
+    pub(crate) fn is_settled(&self, link: LinkId) -> bool {
+        self.view(link).is_some_and(View::is_settled)
+    }
+
+    /// As [`take_unanswerable`](Self::take_unanswerable), of all sessions.
+    pub(crate) fn take_all_unanswerable(&mut self, now: Instant, told: &mut Told) {
+        let v0 = self.views.iter().filter(|view| view.wire == Wire::V0);
+        let v0: Vec<_> = v0.map(|view| view.link).collect();
+        for link in v0 {
+            self.take_unanswerable(link, now, told);
+        }
     }
 
     /// Shards that a v0 session has asked for since the last call. v0 does
@@ -275,27 +303,54 @@ impl Interest {
         }
     }
 
+    /// Whether there is something to do sooner than at the last
+    /// [`alarm`](Self::alarm). True once.
+    pub(crate) fn is_sooner(&mut self) -> bool {
+        let due = self.next_due();
+        let sooner = due.is_some() && (self.alarm.is_none() || due < self.alarm);
+        if sooner {
+            self.alarm = due;
+        }
+        sooner
+    }
+
+    /// When to look again: the caller will.
+    pub(crate) fn alarm(&mut self) -> Option<Instant> {
+        self.alarm = self.next_due();
+        self.alarm
+    }
+
     /// When [`work`](Self::work) has something to do, or a session is
-    /// [`overdue`](Self::overdue).
-    pub(crate) fn next_due(&self) -> Option<Instant> {
+    /// [`overdue`](Self::take_overdue).
+    fn next_due(&self) -> Option<Instant> {
         let scheduled = self.schedule.first().map(|(due, _)| *due);
         let answers = self.views.iter().filter_map(View::asked_since);
         let answers = answers.map(|asked| asked + self.subscribe_timeout);
         scheduled.into_iter().chain(answers).min()
     }
 
-    /// A session whose server has left a subscribe unanswered for too long.
-    pub(crate) fn overdue(&self, now: Instant) -> Option<LinkId> {
-        let late = |view: &&View| {
+    /// Sessions whose servers have left a subscribe unanswered for too long.
+    /// Each is named once, and is to be given up.
+    pub(crate) fn take_overdue(&mut self, now: Instant) -> Vec<LinkId> {
+        let timeout = self.subscribe_timeout;
+        let late = |view: &&mut View| {
             view.asked_since()
-                .is_some_and(|asked| asked + self.subscribe_timeout <= now)
+                .is_some_and(|asked| asked + timeout <= now)
         };
-        self.views.iter().find(late).map(|view| view.link)
+        let late = self.views.iter_mut().filter(late);
+        late.map(|view| {
+            view.wait_no_longer();
+            view.link
+        })
+        .collect()
     }
 
-    /// The answers were not read for so long, because the host did not read.
-    pub(crate) fn excuse(&mut self, unread: Duration) {
-        self.views.iter_mut().for_each(|view| view.excuse(unread));
+    /// The session's answers are not read from now on, because the host does
+    /// not read, or are again: its server is not blamed for the time between.
+    pub(crate) fn reads(&mut self, link: LinkId, reads: bool, now: Instant) {
+        if let Some(view) = self.view_mut(link) {
+            view.reads(reads, now);
+        }
     }
 
     /// The server refused a request. How many shards wait because of it until

@@ -48,11 +48,13 @@
 #![deny(missing_docs)]
 
 mod backoff;
+mod board;
 mod config;
 mod connection;
 mod event;
 mod handle;
 mod home;
+mod homes;
 mod in_process;
 mod interest;
 mod merge;
@@ -64,6 +66,7 @@ mod settings;
 mod shared;
 mod stats;
 mod system;
+mod tls;
 mod token;
 
 use std::sync::Arc;
@@ -71,13 +74,16 @@ use std::sync::Arc;
 pub use config::{Config, ConfigError, Mode, WirePreference};
 pub use event::{Event, Reason, ServerInfo, Wire};
 pub use handle::Client;
-pub use home::{DEFAULT_PORT, Home};
+pub use home::{DEFAULT_PORT, Home, HomeState, HomeStatus};
 pub use in_process::{InProcess, Requests, Responses};
 pub use persist_pubsub_proto::ShardId;
 pub use queue::Events;
 pub use settings::Settings;
 pub use stats::Stats;
 pub use system::{Io, OperatingSystem, System};
+#[cfg(feature = "tls")]
+pub use tls::Tls;
+pub use tls::Token;
 pub use token::Subscription;
 
 /// Begins to connect, and returns at once. It cannot fail: whatever is wrong
@@ -103,7 +109,7 @@ pub fn connect(config: Config) -> (Client, Events) {
 pub fn connect_by(config: Config, system: impl System) -> (Client, Events) {
     let shared = Arc::new(shared::Shared::new(&config, Arc::new(system)));
     let client = Client::new(Arc::clone(&shared));
-    let (sink, events) = queue::Sink::new(&config, Arc::clone(&shared));
-    tokio::spawn(connection::run(config, shared, sink));
+    let events = Events::new(Arc::clone(&shared));
+    tokio::spawn(homes::run(config, shared));
     (client, events)
 }

@@ -1,14 +1,19 @@
-//! What was pushed and must still be told to the server.
+//! What was pushed and must still be told to the servers.
 //!
-//! One log of pushes, and a cursor per session: while two sessions live, each
-//! is told every push, oldest first, at its own pace, and the log is bounded
-//! once. It holds what one of them has not taken; without a session, all.
+//! One log of pushes, and a cursor per session: each is told every push,
+//! oldest first, at its own pace, and the log is bounded once. It holds what
+//! one of them has not taken; without a session, all.
+//!
+//! What a place misses while there is no session with it but with others is
+//! not kept: the next session with it announces each shard's newest seqno, so
+//! that the subscribers there hear of it.
 //!
 //! One mutex, held for a few map operations and never over a network
 //! operation: the host pushes under it, and the streams that the network polls
 //! pull under it.
 
 mod recent;
+mod refused;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -19,8 +24,11 @@ use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::connection::gate::{Gate, LinkId};
+use crate::home::PlaceId;
+use crate::settings::Settings;
 use crate::stats::Counters;
 use recent::Recent;
+use refused::Refused;
 
 /// What a waiting push is counted with beside its diff, in bytes.
 const OVERHEAD: usize = 64;
@@ -55,16 +63,19 @@ pub(crate) struct Outbox {
     bytes: usize,
     /// The sessions that publish, in the order in which they began.
     readers: Vec<Reader>,
-    /// What the next session has to announce, when there was none to do it:
-    /// the newest seqno of shards of which a push was dropped, or was perhaps
-    /// lost with the last session.
+    /// The places that are published at, whether or not there is a session.
+    places: Vec<Published>,
+    /// What the next places have to announce, when there was none to do it.
     orphaned: Announce,
+    /// What servers would not take for now: announced later.
+    refused: Vec<Refused>,
     /// What was handed to the network lately.
     recent: Recent,
     /// The client has ended: nothing is taken any more.
     closed: bool,
 }
 
+/// The newest seqno of shards of which a push was dropped, or perhaps lost.
 type Announce = BTreeMap<ShardId, u64>;
 
 struct Logged {
@@ -73,16 +84,32 @@ struct Logged {
     taken: bool,
 }
 
-/// How far a session has come.
-struct Reader {
-    link: LinkId,
-    gate: Arc<Gate>,
-    /// The number of the push that it takes next.
+/// What a session, or a place without one, has yet to be told.
+#[derive(Default)]
+struct Behind {
+    /// The number of the push that comes next.
     next: u64,
     /// Seqnos to be told without a diff, before the log: they are older.
     announce: Announce,
+}
+
+/// A session that publishes.
+struct Reader {
+    link: LinkId,
+    place: PlaceId,
+    gate: Arc<Gate>,
+    behind: Behind,
     /// It found nothing and has to be woken.
     idle: bool,
+}
+
+/// A place that is published at.
+struct Published {
+    place: PlaceId,
+    /// Without a session: what the next one begins with.
+    absent: Option<Behind>,
+    /// There was no session yet.
+    new: bool,
 }
 
 impl Outbox {
@@ -95,7 +122,9 @@ impl Outbox {
             first: 0,
             bytes: 0,
             readers: Vec::new(),
+            places: Vec::new(),
             orphaned: Announce::new(),
+            refused: Vec::new(),
             recent: Recent::new(config.reannounce_window, config.reannounce_shards),
             closed: false,
         }
@@ -109,10 +138,7 @@ impl Outbox {
         }
         self.bytes = self.bytes.saturating_add(cost(&push));
         self.log.push_back(Logged { push, taken: false });
-        while self.bytes > self.max_bytes || self.log.len() > self.max_count {
-            self.drop_oldest(stats);
-        }
-        stats.buffered_bytes.set(self.bytes);
+        self.keep_bounds(stats);
         for reader in &mut self.readers {
             if std::mem::take(&mut reader.idle) {
                 reader.gate.ring();
@@ -131,7 +157,7 @@ impl Outbox {
     ) -> Option<Push> {
         let reader = self.readers.iter_mut().find(|r| r.link == link)?;
         if takes.announcements
-            && let Some((shard, seqno)) = reader.announce.pop_first()
+            && let Some((shard, seqno)) = reader.behind.announce.pop_first()
         {
             self.recent.note(shard, seqno, now);
             stats.announced.one();
@@ -144,12 +170,12 @@ impl Outbox {
         }
         let mut found = None;
         while found.is_none() {
-            let at = usize::try_from(reader.next.saturating_sub(self.first)).ok();
+            let at = usize::try_from(reader.behind.next.saturating_sub(self.first)).ok();
             let Some(logged) = at.and_then(|at| self.log.get_mut(at)) else {
                 reader.idle = true;
                 break;
             };
-            reader.next += 1;
+            reader.behind.next += 1;
             let push = &logged.push;
             self.recent.note(push.shard, push.seqno, now);
             let first = !std::mem::replace(&mut logged.taken, true);
@@ -179,88 +205,161 @@ impl Outbox {
         found
     }
 
-    /// From now on this session publishes too. Beside another one it announces
-    /// what that one was told lately: it may have come to subscribers of the
-    /// other's server alone, and those who have moved before hear nobody's
-    /// word of it but this.
-    pub(crate) fn attach(&mut self, link: LinkId, gate: Arc<Gate>, now: Instant) {
-        if self.closed {
+    /// From now on there is something to be published at these places.
+    pub(crate) fn enlist(&mut self, places: &[PlaceId]) {
+        if places.is_empty() || self.closed {
             return;
         }
-        let mut announce = std::mem::take(&mut self.orphaned);
-        if !self.readers.is_empty() {
+        let orphaned = std::mem::take(&mut self.orphaned);
+        for &place in places {
+            let behind = Behind {
+                next: self.first,
+                announce: orphaned.clone(),
+            };
+            self.places.push(Published {
+                place,
+                absent: Some(behind),
+                new: true,
+            });
+        }
+    }
+
+    /// Nothing is published there any more. What the last of all places was
+    /// not told, the next one announces.
+    pub(crate) fn dismiss(&mut self, place: PlaceId, stats: &Counters) {
+        let Some(at) = self.places.iter().position(|p| p.place == place) else {
+            return;
+        };
+        let gone = self.places.remove(at);
+        self.readers.retain(|reader| reader.place != place);
+        if self.places.is_empty()
+            && let Some(behind) = gone.absent
+        {
+            self.orphaned = behind.announce;
+        }
+        self.trim(stats);
+    }
+
+    /// From now on this session publishes too. Where another one was told
+    /// before, it announces what that was told lately: it may have come to
+    /// subscribers of the other's server alone, and those who are elsewhere
+    /// hear nobody's word of it but this.
+    pub(crate) fn attach(&mut self, link: LinkId, place: PlaceId, gate: Arc<Gate>, now: Instant) {
+        let Some(published) = self.places.iter_mut().find(|p| p.place == place) else {
+            return;
+        };
+        let new = std::mem::replace(&mut published.new, false);
+        let absent = published.absent.take();
+        let beside = absent.is_none() || new;
+        let mut behind = absent.unwrap_or_else(|| Behind {
+            next: self.first,
+            announce: Announce::new(),
+        });
+        if beside {
             for (shard, seqno) in self.recent.within_window(now) {
-                raise(&mut announce, shard, seqno, self.max_shards);
+                raise(&mut behind.announce, shard, seqno, self.max_shards);
             }
         }
         gate.ring();
         self.readers.push(Reader {
             link,
+            place,
             gate,
-            next: self.first,
-            announce,
+            behind,
             idle: false,
         });
     }
 
     /// The session is over; once more changes nothing. If it was lost, what
-    /// it sent lately may be lost with it. Another session that lives has been
-    /// told all of it; without one, the next announces it.
+    /// it sent lately may be lost with it: the next session with its place
+    /// announces it, unless another one there has been told all of it.
     pub(crate) fn release(&mut self, link: LinkId, lost: bool, now: Instant, stats: &Counters) {
         let Some(at) = self.readers.iter().position(|r| r.link == link) else {
             return;
         };
         let gone = self.readers.remove(at);
-        if self.readers.is_empty() {
-            self.orphaned = gone.announce;
+        let mut behind = gone.behind;
+        if self.readers.iter().all(|r| r.place != gone.place)
+            && let Some(published) = self.places.iter_mut().find(|p| p.place == gone.place)
+        {
             if lost {
                 for (shard, seqno) in self.recent.within_window(now) {
-                    if !raise(&mut self.orphaned, shard, seqno, self.max_shards) {
+                    if !raise(&mut behind.announce, shard, seqno, self.max_shards) {
                         stats.announcements_dropped.one();
                     }
                 }
             }
+            published.absent = Some(behind);
         }
         self.trim(stats);
+    }
+
+    /// Other bounds, from now on.
+    pub(crate) fn configure(&mut self, settings: &Settings, stats: &Counters) {
+        self.max_bytes = settings.push_buffer_bytes;
+        self.max_count = settings.push_buffer_count;
+        self.keep_bounds(stats);
+        if self.log.is_empty() {
+            self.log = VecDeque::new();
+        }
     }
 
     /// Whether nothing waits.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
-        let mut announce = self.readers.iter().map(|r| &r.announce);
+        let readers = self.readers.iter().map(|r| &r.behind);
+        let absent = self.places.iter().filter_map(|p| p.absent.as_ref());
+        let mut announce = readers.chain(absent).map(|behind| &behind.announce);
         self.log.is_empty() && self.orphaned.is_empty() && announce.all(BTreeMap::is_empty)
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Forgets all that waits and what was sent, and holds no memory for it.
+    pub(crate) fn clear(&mut self, stats: &Counters) {
+        stats
+            .pushes_dropped
+            .add(self.log.iter().filter(|logged| !logged.taken).count());
+        stats.buffered_bytes.set(0);
+        self.readers = Vec::new();
+        self.places = Vec::new();
+        self.log = VecDeque::new();
+        self.bytes = 0;
+        self.orphaned = Announce::new();
+        self.refused = Vec::new();
+        self.recent.clear();
     }
 
     /// The client has ended: what waits is dropped, and what comes.
     pub(crate) fn close(&mut self, stats: &Counters) {
         self.closed = true;
-        self.readers = Vec::new();
-        stats
-            .pushes_dropped
-            .add(self.log.iter().filter(|logged| !logged.taken).count());
-        stats.buffered_bytes.set(0);
-        self.log = VecDeque::new();
-        self.bytes = 0;
-        self.orphaned = Announce::new();
-        self.recent.clear();
+        self.clear(stats);
     }
 
     /// Lets go of what every session has taken.
     fn trim(&mut self, stats: &Counters) {
-        let Some(slowest) = self.readers.iter().map(|r| r.next).min() else {
+        let Some(slowest) = self.readers.iter().map(|r| r.behind.next).min() else {
             return;
         };
-        while self.first < slowest
-            && let Some(logged) = self.log.pop_front()
-        {
-            self.first += 1;
-            self.bytes = self.bytes.saturating_sub(cost(&logged.push));
+        while self.first < slowest && !self.log.is_empty() {
+            self.retire(stats);
         }
         stats.buffered_bytes.set(self.bytes);
     }
 
-    /// Drops the log's oldest push: whoever has not taken it announces it.
-    fn drop_oldest(&mut self, stats: &Counters) {
+    fn keep_bounds(&mut self, stats: &Counters) {
+        while (self.bytes > self.max_bytes || self.log.len() > self.max_count)
+            && !self.log.is_empty()
+        {
+            self.retire(stats);
+        }
+        stats.buffered_bytes.set(self.bytes);
+    }
+
+    /// The log's oldest push goes: who was not told of it announces it.
+    fn retire(&mut self, stats: &Counters) {
         let Some(Logged { push, taken }) = self.log.pop_front() else {
             return;
         };
@@ -269,19 +368,17 @@ impl Outbox {
         if !taken {
             stats.pushes_dropped.one();
         }
+        let most = self.max_shards;
         let mut kept = true;
-        if self.readers.is_empty() {
-            kept = raise(&mut self.orphaned, push.shard, push.seqno, self.max_shards);
+        if self.places.is_empty() {
+            kept = raise(&mut self.orphaned, push.shard, push.seqno, most);
         }
-        for reader in &mut self.readers {
-            if reader.next < self.first {
-                reader.next = self.first;
-                kept &= raise(
-                    &mut reader.announce,
-                    push.shard,
-                    push.seqno,
-                    self.max_shards,
-                );
+        let readers = self.readers.iter_mut().map(|r| &mut r.behind);
+        let absent = self.places.iter_mut().filter_map(|p| p.absent.as_mut());
+        for behind in readers.chain(absent) {
+            if behind.next < self.first {
+                behind.next = self.first;
+                kept &= raise(&mut behind.announce, push.shard, push.seqno, most);
             }
         }
         if !kept {

@@ -1,34 +1,44 @@
-//! The bounded way from the connection to the host.
+//! The bounded way from the sessions to the host.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 
 use futures_core::Stream;
 use persist_pubsub_proto::ShardId;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
-use crate::config::Config;
 use crate::event::{Event, Reason, ServerInfo, Wire};
+use crate::settings::Settings;
 use crate::shared::{Shared, lock};
 
 /// What an event is counted with beside its diff, in bytes.
 const OVERHEAD: usize = 64;
+/// How many events' room is kept when none waits.
+const KEPT_ROOM: usize = 256;
 
 /// An event on its way.
 pub(crate) struct Queued {
     event: Event,
-    /// The subscription that brought it; `None`: about the connection.
-    incarnation: Option<u64>,
+    of: Of,
+}
+
+#[derive(Clone, Copy)]
+enum Of {
+    /// The subscription that brought it.
+    Incarnation(u64),
+    /// About the sessions.
+    Sessions,
 }
 
 impl Queued {
     pub(crate) fn of_shard(incarnation: u64, event: Event) -> Self {
         Self {
             event,
-            incarnation: Some(incarnation),
+            of: Of::Incarnation(incarnation),
         }
     }
 
@@ -36,10 +46,13 @@ impl Queued {
         &self.event
     }
 
-    fn cost(&self) -> usize {
-        match &self.event {
-            Event::Diff { diff, .. } => diff.len().saturating_add(OVERHEAD),
-            _ => OVERHEAD,
+    /// Bytes and number. Those about sessions are not counted: there are at
+    /// most three in a row.
+    fn cost(&self) -> (usize, usize) {
+        match (&self.of, &self.event) {
+            (Of::Sessions, _) => (0, 0),
+            (_, Event::Diff { diff, .. }) => (diff.len().saturating_add(OVERHEAD), 1),
+            _ => (OVERHEAD, 1),
         }
     }
 
@@ -55,23 +68,21 @@ impl Queued {
 
 /// What happened, in order, for the one consumer that the host makes of it.
 ///
-/// Bounded in number and in bytes ([`Config::event_buffer`]). A host that
+/// Bounded in number and in bytes
+/// ([`Settings::event_buffer`](crate::Settings::event_buffer)). A host that
 /// does not read stops the reading of the network and nothing else: no event
 /// is dropped, pushes still go out, and a lost connection is still replaced.
 ///
 /// Dropping it ends the connection at once; pushes are dropped from then on.
 pub struct Events {
-    receiver: mpsc::Receiver<Slot>,
     shared: Arc<Shared>,
 }
 
-struct Slot {
-    queued: Queued,
-    /// Gives the event's bytes back when the host takes it.
-    _room: OwnedSemaphorePermit,
-}
-
 impl Events {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
     /// The next event; `None` at the end: after [`Event::Fenced`], or when
     /// every [`Client`](crate::Client) and
     /// [`Subscription`](crate::Subscription) is gone.
@@ -84,11 +95,10 @@ impl Events {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
         loop {
-            let Some(slot) = ready!(self.receiver.poll_recv(cx)) else {
+            let Some(queued) = std::task::ready!(self.shared.queue.poll_take(cx)) else {
                 return Poll::Ready(None);
             };
-            let queued = slot.queued;
-            if let (Some(shard), Some(incarnation)) = (queued.shard(), queued.incarnation)
+            if let (Some(shard), Of::Incarnation(incarnation)) = (queued.shard(), queued.of)
                 && !lock(&self.shared.interest).is_current(shard, incarnation)
             {
                 self.shared.stats.stale.one();
@@ -107,124 +117,214 @@ impl Stream for Events {
     }
 }
 
+impl Drop for Events {
+    fn drop(&mut self) {
+        self.shared.queue.abandon();
+        self.shared.nudge.notify_one();
+    }
+}
+
 impl fmt::Debug for Events {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Events")
-            .field("waiting", &self.receiver.len())
+            .field("waiting", &self.shared.queue.len())
             .finish()
     }
 }
 
-/// The connection's end of the queue, with what did not fit yet.
+/// What waits to be read by the host.
 ///
-/// While anything waits here the connection does not read the network, so
-/// that at most the events of one message wait, and the last change of the
-/// connection's state.
-pub(crate) struct Sink {
-    sender: mpsc::Sender<Slot>,
-    room: Arc<Semaphore>,
-    most: u32,
+/// While it is full no session is read, so that beyond its bounds at most the
+/// events of one message of each wait, and of what that message freed.
+pub(crate) struct Queue {
+    inner: Mutex<Inner>,
+    /// Notifies those who wait for room.
+    room: Notify,
+}
+
+struct Inner {
     waiting: VecDeque<Queued>,
-    /// Not told yet, and after `waiting`: that the session is over, and then
-    /// that another began. What happens and is undone before the host reads is
-    /// not told.
-    down: Option<Reason>,
-    up: Option<(Wire, ServerInfo)>,
-    /// Whether the host was told that there is a session.
-    told_up: bool,
+    bytes: usize,
+    count: usize,
+    max_bytes: usize,
+    max_count: usize,
+    full: bool,
+    /// Whether there is a session, as far as the host will know when it has
+    /// read what waits.
+    up: bool,
+    reader: Option<Waker>,
+    /// Nothing comes any more.
+    ended: bool,
+    /// The host dropped its `Events`.
+    abandoned: bool,
 }
 
-/// The host dropped its `Events`.
-pub(crate) struct HostGone;
+impl Queue {
+    pub(crate) fn new(settings: &Settings) -> Self {
+        Self {
+            inner: Mutex::new(Inner {
+                waiting: VecDeque::new(),
+                bytes: 0,
+                count: 0,
+                max_bytes: settings.event_buffer_bytes,
+                max_count: settings.event_buffer_count,
+                full: false,
+                up: false,
+                reader: None,
+                ended: false,
+                abandoned: false,
+            }),
+            room: Notify::new(),
+        }
+    }
 
-impl Sink {
-    pub(crate) fn new(config: &Config, shared: Arc<Shared>) -> (Self, Events) {
-        let (sender, receiver) = mpsc::channel(config.settings.event_buffer_count.min(1 << 24));
-        let most = u32::try_from(config.settings.event_buffer_bytes).unwrap_or(u32::MAX);
-        let room = usize::try_from(most).unwrap_or(usize::MAX);
-        let sink = Self {
-            sender,
-            room: Arc::new(Semaphore::new(room.min(Semaphore::MAX_PERMITS))),
-            most,
-            waiting: VecDeque::new(),
-            down: None,
-            up: None,
-            told_up: false,
+    pub(crate) fn configure(&self, settings: &Settings) {
+        let mut inner = lock(&self.inner);
+        inner.max_bytes = settings.event_buffer_bytes;
+        inner.max_count = settings.event_buffer_count;
+        inner.full = inner.is_over();
+        drop(inner);
+        self.room.notify_waiters();
+    }
+
+    pub(crate) fn put(&self, queued: impl Iterator<Item = Queued>) {
+        let mut inner = lock(&self.inner);
+        for queued in queued {
+            inner.push(queued);
+        }
+        inner.wake();
+    }
+
+    /// There is a session. Sessions that come and go while the host does not
+    /// read are not all told.
+    pub(crate) fn up(&self, wire: Wire, server: ServerInfo) {
+        let mut inner = lock(&self.inner);
+        if matches!(inner.back(0), Some(Event::Connected { .. })) {
+            inner.waiting.pop_back();
+        }
+        inner.push_state(Event::Connected { wire, server });
+        inner.up = true;
+    }
+
+    /// There is none any more.
+    pub(crate) fn down(&self, reason: Reason) {
+        let mut inner = lock(&self.inner);
+        if !std::mem::replace(&mut inner.up, false) {
+            return;
+        }
+        if let (Some(Event::Disconnected { .. }), Some(Event::Connected { .. })) =
+            (inner.back(1), inner.back(0))
+        {
+            inner.waiting.pop_back();
+        } else {
+            inner.push_state(Event::Disconnected { reason });
+        }
+    }
+
+    /// Nothing comes behind this.
+    pub(crate) fn end(&self, last: Option<Event>) {
+        let mut inner = lock(&self.inner);
+        if !inner.ended
+            && let Some(event) = last
+        {
+            inner.push_state(event);
+        }
+        inner.ended = true;
+        inner.wake();
+    }
+
+    /// Whether sessions have to wait for the host. Ask for
+    /// [`room`](Self::room) before.
+    pub(crate) fn is_full(&self) -> bool {
+        lock(&self.inner).full
+    }
+
+    /// Resolves at the first moment after this call at which there may be room.
+    pub(crate) fn room(&self) -> Notified<'_> {
+        self.room.notified()
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        lock(&self.inner).abandoned
+    }
+
+    fn len(&self) -> usize {
+        lock(&self.inner).waiting.len()
+    }
+
+    fn abandon(&self) {
+        let mut inner = lock(&self.inner);
+        inner.abandoned = true;
+        inner.ended = true;
+        inner.waiting = VecDeque::new();
+        inner.bytes = 0;
+        inner.count = 0;
+    }
+
+    fn poll_take(&self, cx: &Context<'_>) -> Poll<Option<Queued>> {
+        let mut inner = lock(&self.inner);
+        let Some(queued) = inner.waiting.pop_front() else {
+            if inner.ended {
+                return Poll::Ready(None);
+            }
+            inner.waiting.shrink_to(KEPT_ROOM);
+            match &mut inner.reader {
+                Some(known) if known.will_wake(cx.waker()) => {}
+                reader => *reader = Some(cx.waker().clone()),
+            }
+            return Poll::Pending;
         };
-        (sink, Events { receiver, shared })
-    }
-
-    pub(crate) fn put(&mut self, queued: impl Iterator<Item = Queued>) {
-        self.waiting.extend(queued);
-    }
-
-    pub(crate) fn put_up(&mut self, wire: Wire, server: ServerInfo) {
-        self.up = Some((wire, server));
-    }
-
-    pub(crate) fn put_down(&mut self, reason: Reason) {
-        self.up = None;
-        if self.told_up && self.down.is_none() {
-            self.down = Some(reason);
+        let (bytes, count) = queued.cost();
+        inner.bytes = inner.bytes.saturating_sub(bytes);
+        inner.count = inner.count.saturating_sub(count);
+        // Not with every event: a few are read at a time.
+        let roomy =
+            inner.full && inner.bytes <= inner.max_bytes / 2 && inner.count <= inner.max_count / 2;
+        if roomy {
+            inner.full = false;
         }
-    }
-
-    pub(crate) fn put_last(&mut self, event: Event) {
-        self.down = None;
-        self.up = None;
-        self.waiting.push_back(Queued {
-            event,
-            incarnation: None,
-        });
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.down.is_none() && self.up.is_none()
-    }
-
-    /// Hands over all that waits; with nothing to hand over, waits for the
-    /// host to drop its `Events`. Cancelling it loses nothing.
-    pub(crate) async fn work(&mut self) -> Result<(), HostGone> {
-        if self.is_empty() {
-            self.sender.closed().await;
-            return Err(HostGone);
+        drop(inner);
+        if roomy {
+            self.room.notify_waiters();
         }
-        loop {
-            let cost = match self.waiting.front() {
-                Some(queued) => queued.cost(),
-                None if self.down.is_some() || self.up.is_some() => OVERHEAD,
-                None => return Ok(()),
-            };
-            // What is larger than the whole bound passes alone.
-            let cost = u32::try_from(cost).unwrap_or(u32::MAX).min(self.most);
-            let room = Arc::clone(&self.room)
-                .acquire_many_owned(cost)
-                .await
-                .map_err(|_| HostGone)?;
-            let place = self.sender.reserve().await.map_err(|_| HostGone)?;
-            // No await from here on: the event leaves the one and enters the
-            // other.
-            let queued = if let Some(queued) = self.waiting.pop_front() {
-                queued
-            } else {
-                let event = if let Some(reason) = self.down.take() {
-                    self.told_up = false;
-                    Event::Disconnected { reason }
-                } else if let Some((wire, server)) = self.up.take() {
-                    self.told_up = true;
-                    Event::Connected { wire, server }
-                } else {
-                    return Ok(());
-                };
-                Queued {
-                    event,
-                    incarnation: None,
-                }
-            };
-            place.send(Slot {
-                queued,
-                _room: room,
-            });
+        Poll::Ready(Some(queued))
+    }
+}
+
+impl Inner {
+    fn push(&mut self, queued: Queued) {
+        if self.ended {
+            return;
+        }
+        let (bytes, count) = queued.cost();
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.count = self.count.saturating_add(count);
+        self.waiting.push_back(queued);
+        self.full |= self.is_over();
+    }
+
+    fn is_over(&self) -> bool {
+        self.bytes >= self.max_bytes || self.count >= self.max_count
+    }
+
+    fn push_state(&mut self, event: Event) {
+        let of = Of::Sessions;
+        self.push(Queued { event, of });
+        self.wake();
+    }
+
+    /// The last event but so many.
+    fn back(&self, before: usize) -> Option<&Event> {
+        let queued = self.waiting.iter().rev().nth(before);
+        queued.map(|queued| &queued.event)
+    }
+
+    fn wake(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

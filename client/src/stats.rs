@@ -3,13 +3,18 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// What a client has done so far. A snapshot: the numbers are read one after
-/// the other. All but `connected`, `buffered_bytes` and `refused_shards` only
-/// grow.
+/// the other. All but `connected`, those of homes, `buffered_bytes` and
+/// `refused_shards` only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Whether there is a session now.
+    /// Whether there is a session now, with any home.
     pub connected: bool,
+    /// With how many servers there are sessions now; two of a server that is
+    /// being replaced count as one.
+    pub homes_connected: u64,
+    /// With how many servers there are to be sessions.
+    pub homes_wanted: u64,
     /// Attempts to connect.
     pub attempts: u64,
     /// Sessions that began.
@@ -50,7 +55,8 @@ pub struct Stats {
     pub rejected: u64,
     /// Messages of the server that made no sense, and were passed over.
     pub malformed: u64,
-    /// Shards that are wanted, but not taken by the server: tried again.
+    /// Shards that are wanted, but not taken by a server: tried again. Counted
+    /// for each server.
     pub refused_shards: u64,
 }
 
@@ -59,14 +65,13 @@ macro_rules! counters {
         /// The counters behind [`Stats`].
         #[derive(Debug, Default)]
         pub(crate) struct Counters {
-            pub(crate) connected: Counter,
             $(pub(crate) $name: Counter,)*
         }
 
         impl Counters {
             pub(crate) fn snapshot(&self) -> Stats {
                 Stats {
-                    connected: self.connected.get() != 0,
+                    connected: self.homes_connected.get() != 0,
                     $($name: self.$name.get(),)*
                 }
             }
@@ -75,6 +80,8 @@ macro_rules! counters {
 }
 
 counters!(
+    homes_connected,
+    homes_wanted,
     attempts,
     established,
     lost,

@@ -28,6 +28,8 @@ pub struct Child {
 pub struct Addresses {
     /// The data port.
     pub listen: SocketAddr,
+    /// The data port without TLS beside one with it.
+    pub listen_plaintext: Option<SocketAddr>,
     /// The operators' port.
     pub admin_listen: SocketAddr,
     /// The process.
@@ -227,6 +229,31 @@ impl Child {
     }
 }
 
+/// Runs a subcommand to its end: how it ended, and what it printed.
+///
+/// # Errors
+/// The binary cannot be built or started, or does not end in time.
+pub async fn command<S: AsRef<OsStr>>(arguments: &[S]) -> Result<std::process::Output, ChildError> {
+    let mut command = Command::new(binary().await?);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("PERSIST_PUBSUB_") {
+            command.env_remove(name);
+        }
+    }
+    let output = command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    match within("a command to end", output).await {
+        Ok(output) => output.map_err(io("running a command")),
+        Err(source) => Err(ChildError::TimedOut {
+            source,
+            log: String::new(),
+        }),
+    }
+}
+
 enum NotServing {
     Exited(ExitStatus),
     Other(ChildError),
@@ -262,6 +289,10 @@ impl Addresses {
         let json: serde_json::Value = serde_json::from_str(text).ok()?;
         Some(Self {
             listen: json["listen"].as_str()?.parse().ok()?,
+            listen_plaintext: match json["listen_plaintext"].as_str() {
+                Some(address) => Some(address.parse().ok()?),
+                None => None,
+            },
             admin_listen: json["admin_listen"].as_str()?.parse().ok()?,
             pid: json["pid"].as_u64()?.try_into().ok()?,
         })
@@ -386,7 +417,7 @@ fn is_newer(path: &Path, time: std::time::SystemTime) -> bool {
 pub struct Folder(PathBuf);
 
 impl Folder {
-    /// A new one, empty.
+    /// A new and empty one.
     ///
     /// # Errors
     /// It cannot be made.

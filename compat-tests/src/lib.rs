@@ -6,6 +6,8 @@
 //! | [`recording`] | reads recorded v0 traffic |
 //! | [`v0_peer`] | a scripted v0 client |
 //! | [`v1_peer`] | a scripted v1 client |
+//! | [`entrant`] | how a peer gets in: certificates, tokens |
+//! | [`certificates`] | authorities of a test's own |
 //! | [`raw_call`] | a call below gRPC: any headers, any bytes |
 //! | [`raw_connection`] | a connection below HTTP/2: it stops where it is told to |
 //! | [`v0_reader`] | the model of a deployed v0 reader, and one at work |
@@ -35,7 +37,9 @@
 pub mod broadcaster;
 pub mod browser;
 pub mod bystanders;
+pub mod certificates;
 pub mod child;
+pub mod entrant;
 pub mod fuzz;
 pub mod grpcurl;
 pub mod histogram;

@@ -17,6 +17,7 @@ use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 
+use crate::entrant::Entrant;
 use crate::recording::{Push, shard_of};
 use crate::wait::{TimedOut, within};
 use persist_pubsub_server::recording::raw_codec::RawCodec;
@@ -123,6 +124,15 @@ impl Peer {
         Self::open(url, metadata, keep_alive).await
     }
 
+    /// Connects over TLS and with a token, as the entrant has them.
+    ///
+    /// # Errors
+    /// As [`Peer::connect`].
+    pub async fn connect_as(entrant: &Entrant) -> Result<Self, PeerError> {
+        let channel = entrant.connect().await?;
+        Self::over(channel, entrant.url(), entrant.metadata()?).await
+    }
+
     /// Connects with any request metadata, or none.
     ///
     /// # Errors
@@ -146,6 +156,10 @@ impl Peer {
         }
         let channel: Channel =
             within(&format!("a connection to {url}"), endpoint.connect()).await??;
+        Self::over(channel, url, metadata).await
+    }
+
+    async fn over(channel: Channel, url: &str, metadata: MetadataMap) -> Result<Self, PeerError> {
         let mut client = tonic::client::Grpc::new(channel)
             .max_decoding_message_size(v0::MAX_MESSAGE_BYTES)
             .max_encoding_message_size(usize::MAX);

@@ -20,9 +20,9 @@ use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
+use crate::entrant::Entrant;
 use crate::v0_peer::PeerError;
 use crate::wait::within;
 use persist_pubsub_server::recording::raw_codec::RawCodec;
@@ -36,6 +36,8 @@ const OUTGOING_MESSAGES: usize = 64;
 pub enum Way<'a> {
     /// Over TCP, at this URL.
     Network(&'a str),
+    /// The same with TLS and request metadata, as the entrant has them.
+    Entrant(&'a Entrant),
     /// In this process.
     InProcess(&'a InProcess),
 }
@@ -49,6 +51,12 @@ impl<'a> From<&'a str> for Way<'a> {
 impl<'a> From<&'a String> for Way<'a> {
     fn from(url: &'a String) -> Self {
         Self::Network(url)
+    }
+}
+
+impl<'a> From<&'a Entrant> for Way<'a> {
+    fn from(entrant: &'a Entrant) -> Self {
+        Self::Entrant(entrant)
     }
 }
 
@@ -131,7 +139,8 @@ pub fn hello(client_name: &str) -> Hello {
 /// No connection, or the call is refused.
 pub async fn open<'a>(way: impl Into<Way<'a>>) -> Result<(Sender, Receiver), PeerError> {
     match way.into() {
-        Way::Network(url) => open_stream(url).await,
+        Way::Network(url) => open_stream(&Entrant::new(url)).await,
+        Way::Entrant(entrant) => open_stream(entrant).await,
         Way::InProcess(server) => {
             let (outgoing, messages) = mpsc::channel(OUTGOING_MESSAGES);
             let opened = server.open(Box::pin(ReceiverStream::new(messages)));
@@ -151,21 +160,17 @@ fn status(reason: &Reason) -> Status {
     }
 }
 
-async fn open_stream(url: &str) -> Result<(Sender, Receiver), PeerError> {
-    let endpoint = Endpoint::from_shared(url.to_owned())
-        .map_err(|e| PeerError::Invalid(format!("{url:?}: {e}")))?
-        .tcp_nodelay(true);
-    let channel: Channel = within(&format!("a connection to {url}"), endpoint.connect()).await??;
+async fn open_stream(entrant: &Entrant) -> Result<(Sender, Receiver), PeerError> {
+    let channel = entrant.connect().await?;
+    let url = entrant.url();
     let mut client = tonic::client::Grpc::new(channel)
         .max_decoding_message_size(usize::MAX)
         .max_encoding_message_size(usize::MAX);
     client.ready().await?;
     let (outgoing, messages) = mpsc::channel(OUTGOING_MESSAGES);
-    let call = client.streaming(
-        tonic::Request::new(ReceiverStream::new(messages)),
-        PathAndQuery::from_static(v1::PATH),
-        RawCodec,
-    );
+    let mut request = tonic::Request::new(ReceiverStream::new(messages));
+    *request.metadata_mut() = entrant.metadata()?;
+    let call = client.streaming(request, PathAndQuery::from_static(v1::PATH), RawCodec);
     let response = within(&format!("the answer of {url} to a v1 call"), call).await??;
     let incoming = Incoming::Bytes(response.into_inner());
     let outgoing = Outgoing::Bytes(outgoing);

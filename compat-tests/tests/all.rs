@@ -5,6 +5,7 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
+mod access;
 mod admin;
 mod bad_input_stream;
 mod bad_input_v0;
@@ -22,6 +23,7 @@ mod frozen;
 mod fuzzing;
 mod generations;
 mod half_open;
+mod in_process;
 mod isolation;
 mod leaving;
 mod liveness;

@@ -1,6 +1,8 @@
 //! Wires everything. The one entry for the binary, for tests, for simulation
 //! and for a server inside somebody else's process.
 
+mod doors;
+
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -13,6 +15,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 use tonic::service::Routes;
 
+use crate::access::Access;
 use crate::admin::{self, Admin, Facts};
 use crate::clock::Clock;
 use crate::config::{Config, InvalidConfig};
@@ -21,12 +24,17 @@ pub use crate::fence::BrokenState;
 use crate::fence::Fences;
 use crate::listener::{self, Accept};
 use crate::logging::LogGate;
-use crate::metrics::{FenceMetrics, ListenerMetrics, ScrapeMetrics, SessionMetrics, TopicMetrics};
+use crate::metrics::{
+    AccessMetrics, FenceMetrics, ListenerMetrics, ScrapeMetrics, SessionMetrics, TlsMetrics,
+    TopicMetrics,
+};
 use crate::registry::Registry;
+use crate::reload;
 use crate::service::in_process::{Doorkeeper, InProcess};
 use crate::service::{ServiceContext, V0Service, V1Service};
 use crate::session::Shared;
 use crate::status::{Board, Sources};
+use doors::{Doors, Identities};
 
 /// Log lines about bad messages that all peers together can cause a minute.
 const BAD_MESSAGE_LINES: u32 = 10;
@@ -72,6 +80,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Server {
     data: SocketAddr,
+    plaintext: Option<SocketAddr>,
     admin: SocketAddr,
     metrics: prometheus::Registry,
     main: JoinHandle<DrainOutcome>,
@@ -95,6 +104,13 @@ impl Server {
         self.data
     }
 
+    /// The address of the data port without TLS, if there is one beside the one
+    /// with it.
+    #[must_use]
+    pub fn plaintext_addr(&self) -> Option<SocketAddr> {
+        self.plaintext
+    }
+
     /// The operators' port's address.
     #[must_use]
     pub fn admin_addr(&self) -> SocketAddr {
@@ -109,14 +125,44 @@ impl Server {
 
     /// The way in for clients in this process: no network, no encoding, and
     /// sessions like any other: with the same promises, bounds and drain, and
-    /// shown to operators with the address `in-process`.
+    /// shown to operators with the address `in-process`. They are read in the
+    /// runtime that the server was started in; clients may be in another.
+    ///
+    /// A diff that is pushed so is kept as the host gave it, for as long as the
+    /// log keeps it: a slice of a larger buffer keeps that.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use bytes::Bytes;
+    /// use persist_pubsub_client::{Config, Event, Home, ShardId, connect};
+    /// use persist_pubsub_server::{app, config};
+    ///
+    /// let shard = ShardId::new([7; 16]);
+    /// // For the processes that reach it over the network, and for this one.
+    /// let server = app::start(config::Config::default(), std::future::pending()).await?;
+    /// let home = Home::in_process(server.in_process());
+    /// let (writer, _its_events) = connect(Config::with_homes([home.clone()]));
+    /// let (reader, mut events) = connect(Config::with_homes([home]));
+    ///
+    /// let _token = reader.subscribe_from(&shard, 17);
+    /// writer.push_diff(&shard, 18, Bytes::from_static(b"what was committed"));
+    /// while let Some(event) = events.next().await {
+    ///     if let Event::Diff { seqno, diff, .. } = event {
+    ///         assert_eq!((seqno, &diff[..]), (18, &b"what was committed"[..]));
+    ///         break;
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn in_process(&self) -> InProcess {
         self.doorkeeper.door().clone()
     }
 
-    /// Waits until the shutdown that was given to [`start`] has come and the
-    /// drain is over: at most `drain_timeout` and about a second after it.
+    /// Waits until the shutdown that was given to [`start`] has come, or an
+    /// operator's call to drain, and the drain is over: at most `drain_timeout` and about a second after it.
     pub async fn wait(mut self) -> DrainOutcome {
         // Fails only if the task panicked; then nothing runs any more.
         (&mut self.main)
@@ -127,7 +173,8 @@ impl Server {
 
 /// Starts a server on TCP: binds first, so that the addresses are known, then
 /// serves until `shutdown` completes, then drains. Has to be called within a
-/// tokio runtime.
+/// tokio runtime, with time and I/O enabled: the server lives in it. Clients
+/// in the same process need no network: [`Server::in_process`].
 ///
 /// ```
 /// # async fn example() -> Result<(), persist_pubsub_server::app::StartError> {
@@ -151,12 +198,16 @@ pub async fn start(
     // Before anything is bound.
     config.validate()?;
     let data = bind("--listen", config.listen).await?;
+    let plaintext = match config.access.listen_plaintext {
+        Some(address) => Some(bind("--listen-plaintext", address).await?),
+        None => None,
+    };
     let admin = bind("--admin-listen", config.admin_listen).await?;
-    start_on(config, data, admin, Clock::system(), shutdown).await
+    serve(config, data, plaintext, admin, Clock::system(), shutdown).await
 }
 
 /// As [`start`], with connections and the time of day from elsewhere:
-/// `listen` and `admin_listen` of the config are not looked at. For a
+/// the addresses of the config are not looked at, and there is one data port. For a
 /// simulation, or for a server that is reached without a network.
 ///
 /// # Errors
@@ -170,8 +221,21 @@ pub async fn start_on(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<Server, StartError> {
     config.validate()?;
+    serve(config, data, None, admin, clock, shutdown).await
+}
+
+async fn serve<D: Accept>(
+    config: Config,
+    data: D,
+    plaintext: Option<D>,
+    admin: impl Accept,
+    clock: Clock,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<Server, StartError> {
     let unknown = |e: io::Error| StartError::Internal(e.to_string());
     let data_addr = data.local_addr().map_err(unknown)?;
+    let plaintext_addr = plaintext.as_ref().map(Accept::local_addr);
+    let plaintext_addr = plaintext_addr.transpose().map_err(unknown)?;
     let admin_addr = admin.local_addr().map_err(unknown)?;
 
     let metrics = prometheus::Registry::new();
@@ -190,10 +254,34 @@ pub async fn start_on(
         clock: clock.clone(),
         lines: LogGate::new(SESSION_LINES, Duration::from_secs(60)),
     });
+    let tls_metrics = TlsMetrics::new(&metrics).map_err(defect)?;
+    let (doors, mut watched) = Doors::open(&config, data, plaintext, admin, &tls_metrics)?;
+    let access_metrics = AccessMetrics::new(&metrics).map_err(defect)?;
+    let (access, identities) = Access::new(
+        config.access.tokens(),
+        config.identity_limits(),
+        access_metrics.clone(),
+    )?;
+    let access = Arc::new(access);
+    watched.extend(identities.map(|contents| reload::Watched {
+        what: Arc::new(Identities {
+            access: Arc::clone(&access),
+            census: Arc::clone(&shared.census),
+        }),
+        contents,
+        reloaded: access_metrics.reloaded,
+        failed: access_metrics.not_reloaded,
+    }));
+    if config.access.shows_tokens() {
+        tracing::warn!(
+            "tokens pass in the clear where a port has no TLS (--tls-cert, --admin-tls-cert)"
+        );
+    }
     let drain = Drain::new();
     let instance_id = format!("{:016x}", fastrand::u64(..));
     let context = Arc::new(ServiceContext {
         shared: Arc::clone(&shared),
+        access: Arc::clone(&access),
         drain: drain.clone(),
         limits: config.service_limits(),
         bad_messages: LogGate::new(BAD_MESSAGE_LINES, Duration::from_secs(60)),
@@ -227,12 +315,14 @@ pub async fn start_on(
         scrape: ScrapeMetrics::new(&metrics).map_err(defect)?,
         metrics: metrics.clone(),
     };
-    let admin_router = admin::router(
+    let admin_routes = admin::router(
         admin_service,
+        access,
         reflection(persist_pubsub_proto::admin_v1::FILE_DESCRIPTOR_SET)?,
     );
+    let admin_metrics = ListenerMetrics::admin(&metrics).map_err(defect)?;
     if let Some(path) = &config.addresses_file {
-        write_addresses(path, data_addr, admin_addr).map_err(|source| {
+        write_addresses(path, data_addr, plaintext_addr, admin_addr).map_err(|source| {
             StartError::AddressesFile {
                 path: path.clone(),
                 source,
@@ -241,32 +331,50 @@ pub async fn start_on(
     }
 
     let mut serving = tokio::spawn(listener::serve(
-        data,
+        doors.data,
+        doors.plaintext,
         routes,
         config.connection_limits(),
         listener_metrics,
         drain.clone(),
     ));
+    let mut serving_admin = tokio::spawn(listener::serve(
+        doors.admin,
+        None,
+        admin_routes,
+        config.admin_connection_limits(),
+        admin_metrics,
+        drain.clone(),
+    ));
     let background = vec![
         AbortOnDrop(serving.abort_handle()),
-        AbortOnDrop(tokio::spawn(admin::serve(admin, admin_router)).abort_handle()),
+        AbortOnDrop(serving_admin.abort_handle()),
+        AbortOnDrop(
+            tokio::spawn(reload::watch(watched, config.access.reload_interval)).abort_handle(),
+        ),
         AbortOnDrop(tokio::spawn(registry.age()).abort_handle()),
         AbortOnDrop(tokio::spawn(sampling).abort_handle()),
         AbortOnDrop(tokio::spawn(unhealthy_when_leaving(drain.clone(), health)).abort_handle()),
     ];
     let (window, timeout) = (config.drain_window, config.drain_timeout);
     let main = tokio::spawn(async move {
-        shutdown.await;
-        let outcome = drain.run(&shared.census, "shutdown", window, timeout).await;
-        let closed = tokio::time::timeout(CLOSING, &mut serving).await;
-        if closed.is_err() {
+        let why = tokio::select! {
+            () = shutdown => "shutdown",
+            why = drain.asked() => why,
+        };
+        let outcome = drain.run(&shared.census, why, window, timeout).await;
+        // The answer to whoever asked for the drain, too.
+        let closed = async { tokio::join!(&mut serving, &mut serving_admin) };
+        if tokio::time::timeout(CLOSING, closed).await.is_err() {
             // A peer that does not close its end.
             serving.abort();
+            serving_admin.abort();
         }
         outcome
     });
     Ok(Server {
         data: data_addr,
+        plaintext: plaintext_addr,
         admin: admin_addr,
         metrics,
         main,
@@ -312,9 +420,15 @@ async fn unhealthy_when_leaving(drain: Drain, health: tonic_health::server::Heal
 
 /// Writes the addresses where a script can wait for them: whole, or not at
 /// all.
-fn write_addresses(path: &PathBuf, data: SocketAddr, admin: SocketAddr) -> io::Result<()> {
+fn write_addresses(
+    path: &PathBuf,
+    data: SocketAddr,
+    plaintext: Option<SocketAddr>,
+    admin: SocketAddr,
+) -> io::Result<()> {
     let json = serde_json::json!({
         "listen": data.to_string(),
+        "listen_plaintext": plaintext.map(|address| address.to_string()),
         "admin_listen": admin.to_string(),
         "pid": std::process::id(),
     });

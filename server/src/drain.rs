@@ -7,7 +7,7 @@
 //! ```
 
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -63,6 +63,8 @@ pub(crate) struct Drain(Arc<Progress>);
 struct Progress {
     state: Mutex<DrainState>,
     changed: Notify,
+    /// Why an operator wants it to begin. The first one stands.
+    asked: OnceLock<String>,
 }
 
 /// How a drain ended.
@@ -79,6 +81,7 @@ impl Drain {
         Self(Arc::new(Progress {
             state: Mutex::new(DrainState::Serving),
             changed: Notify::new(),
+            asked: OnceLock::new(),
         }))
     }
 
@@ -94,6 +97,26 @@ impl Drain {
             changed.as_mut().enable();
             if self.state() >= state {
                 return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Asks whoever runs the server to begin.
+    pub(crate) fn ask(&self, why: String) {
+        if self.0.asked.set(why).is_ok() {
+            self.0.changed.notify_waiters();
+        }
+    }
+
+    /// Completes when somebody has asked, with why.
+    pub(crate) async fn asked(&self) -> &str {
+        loop {
+            let mut changed = pin!(self.0.changed.notified());
+            // As in `reached`.
+            changed.as_mut().enable();
+            if let Some(why) = self.0.asked.get() {
+                return why;
             }
             changed.await;
         }

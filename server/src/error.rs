@@ -1,12 +1,14 @@
 //! What can be wrong with a message or a session, typed; and the one place
 //! that turns it into a gRPC status or a `Rejected`.
 
+use std::time::Duration;
+
 use persist_pubsub_proto::v1::RejectionCode;
 use persist_pubsub_proto::{InvalidShardId, ShardId};
 use tonic::Status;
 
 /// A message that is refused. It costs that message; sending it again as it
-/// is cannot help, but for `TooManyTopics`.
+/// is cannot help, but for `TooManyTopics` and `ResourceExhausted`.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{reason}")]
 pub(crate) struct Refusal {
@@ -15,6 +17,8 @@ pub(crate) struct Refusal {
     pub(crate) request_id: u64,
     pub(crate) shard: Option<ShardId>,
     pub(crate) seqno: Option<u64>,
+    /// When it may be sent again.
+    pub(crate) retry_after: Option<Duration>,
 }
 
 /// Why a message is refused.
@@ -32,6 +36,10 @@ pub(crate) enum RefusalCode {
     TooManyShards,
     TooManySubscriptions,
     TooManyTopics,
+    /// The caller has no right to it.
+    NotAllowed,
+    /// The caller's identity or address has taken what it may.
+    ResourceExhausted,
     /// v0: none of the known kinds.
     Empty,
 }
@@ -52,6 +60,8 @@ impl RefusalCode {
             Self::TooManyShards => "too_many_shards",
             Self::TooManySubscriptions => "too_many_subscriptions",
             Self::TooManyTopics => "too_many_topics",
+            Self::NotAllowed => "not_allowed",
+            Self::ResourceExhausted => "resource_exhausted",
             Self::Empty => "empty",
         }
     }
@@ -71,6 +81,8 @@ impl RefusalCode {
             Self::TooManyShards => RejectionCode::TooManyShards,
             Self::TooManySubscriptions => RejectionCode::TooManySubscriptions,
             Self::TooManyTopics => RejectionCode::TooManyTopics,
+            Self::NotAllowed => RejectionCode::NotAllowed,
+            Self::ResourceExhausted => RejectionCode::ResourceExhausted,
         }
     }
 }
@@ -83,6 +95,7 @@ impl Refusal {
             request_id: 0,
             shard: None,
             seqno: None,
+            retry_after: None,
         }
     }
 
@@ -98,6 +111,11 @@ impl Refusal {
 
     pub(crate) fn seqno(mut self, seqno: u64) -> Self {
         self.seqno = Some(seqno);
+        self
+    }
+
+    pub(crate) fn retry_after(mut self, time: Duration) -> Self {
+        self.retry_after = Some(time);
         self
     }
 }
@@ -126,6 +144,11 @@ pub(crate) enum EndReason {
     NoHello,
     /// v1: no revision that both speak.
     NoCommonRevision(String),
+    /// The client may not speak of the environment that it named.
+    NotAllowed(String),
+    /// The file of identities does not know the client any more as what it
+    /// came as.
+    IdentityGone,
     /// The stream's framing is broken: nothing after it can be read.
     BrokenStream(String),
     /// The client's generation was fenced out.
@@ -145,6 +168,8 @@ impl EndReason {
             Self::TooFarBehind => "too_far_behind",
             Self::NoHello => "no_hello",
             Self::NoCommonRevision(_) => "no_common_revision",
+            Self::NotAllowed(_) => "not_allowed",
+            Self::IdentityGone => "identity_gone",
             Self::BrokenStream(_) => "broken_stream",
             Self::Fenced(_) => "fenced",
             Self::ServerGone => "server_gone",
@@ -156,12 +181,14 @@ impl EndReason {
         match self {
             Self::ClientGone(why)
             | Self::NoCommonRevision(why)
+            | Self::NotAllowed(why)
             | Self::BrokenStream(why)
             | Self::Fenced(why) => Some(why.as_str()).filter(|why| !why.is_empty()),
             Self::ClientDone
             | Self::Draining
             | Self::Silent
             | Self::TooFarBehind
+            | Self::IdentityGone
             | Self::NoHello
             | Self::ServerGone => None,
         }
@@ -180,6 +207,10 @@ impl EndReason {
             ),
             Self::NoHello => Status::deadline_exceeded("no Hello within the handshake timeout"),
             Self::NoCommonRevision(why) => Status::failed_precondition(why.clone()),
+            Self::NotAllowed(why) => Status::permission_denied(why.clone()),
+            Self::IdentityGone => Status::unauthenticated(
+                "the token or certificate does not stand any more for what it stood for",
+            ),
             Self::BrokenStream(why) => Status::invalid_argument(why.clone()),
             Self::Fenced(why) => Status::permission_denied(why.clone()),
             Self::ServerGone => Status::unavailable("the server is gone"),

@@ -1,46 +1,38 @@
-//! The data port: accepts, and keeps each connection within its bounds.
+//! A port: accepts, and keeps each connection within its bounds.
 
+mod accept;
 mod frames;
 mod handshakes;
+mod streams;
 
-use std::convert::Infallible;
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::{Frame, SizeHint};
-use hyper::body::Incoming;
-use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use prometheus::IntCounter;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
-use tonic::Status;
-use tonic::body::Body;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::server::TlsStream;
 use tonic::service::Routes;
-use tower::Service;
 
 use crate::drain::{Drain, DrainState};
 use crate::logging::LogGate;
 use crate::metrics::ListenerMetrics;
-use crate::service::Connection;
+use crate::service::{Connection, Port};
+use crate::tls::{self, Tls};
+pub use accept::Accept;
+use accept::Backoff;
 use frames::Watched;
-use handshakes::{Handshake, Handshakes};
+use handshakes::Handshakes;
+use streams::{Activity, ConnectionService};
 
 /// How often a connection looks at its clocks.
 const TICK: Duration = Duration::from_secs(1);
-/// Backoff after a failure to accept: doubles from the first to the longest.
-const FIRST_BACKOFF: Duration = Duration::from_millis(5);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
 /// A peer may open so many bytes of streams ahead of what is read of them.
 /// h2 also budgets small frames by the connection's window.
 const STREAM_WINDOW: u32 = 1024 * 1024;
@@ -53,62 +45,32 @@ const SEND_BUFFER: usize = 256 * 1024;
 const MAX_PENDING_RESETS: usize = 32;
 /// Streams that this end reset because of the peer's errors; likewise.
 const MAX_ERROR_RESETS: usize = 256;
+/// Bytes of an HTTP/1 request's head, at most; hyper takes no less.
+const HTTP1_BUFFER: usize = 8192;
+/// Log lines a minute about connections that failed in TLS.
+const TLS_LINES: u32 = 10;
 
-/// Where connections come from: TCP, or whatever carries bytes both ways (a
-/// pipe within the process, a simulated network).
-pub trait Accept: Send + 'static {
-    /// A connection. Dropping it closes it.
-    type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
-
-    /// Waits for the next connection, with the address of its peer, which
-    /// logs and operators are shown. Has to be cancel safe: a connection is
-    /// returned or stays to be accepted.
-    ///
-    /// # Errors
-    /// Whatever a later attempt may not meet again: the server waits a moment
-    /// (5 ms, doubling to 1 s) and tries again, for ever.
-    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Io, SocketAddr)>> + Send;
-
-    /// Where it listens.
-    ///
-    /// # Errors
-    /// If that is not known: the server does not start.
-    fn local_addr(&self) -> io::Result<SocketAddr>;
+/// A way in.
+#[derive(Debug)]
+pub(crate) struct Door<A> {
+    pub(crate) listener: A,
+    pub(crate) port: Port,
+    pub(crate) tls: Option<DoorTls>,
 }
 
-/// The delay before the next attempt to accept.
-pub(crate) struct Backoff(Duration);
-
-impl Backoff {
-    pub(crate) fn new() -> Self {
-        Self(FIRST_BACKOFF)
-    }
-
-    /// Waits, twice as long as the last time.
-    pub(crate) async fn wait(&mut self) {
-        tokio::time::sleep(self.0).await;
-        self.0 = (self.0 * 2).min(LONGEST_BACKOFF);
-    }
-}
-
-impl Accept for TcpListener {
-    type Io = TcpStream;
-
-    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
-        let (stream, peer) = TcpListener::accept(self).await?;
-        // Diffs are small and urgent.
-        stream.set_nodelay(true)?;
-        Ok((stream, peer))
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Self::local_addr(self)
-    }
+/// The TLS of a door.
+#[derive(Clone, Debug)]
+pub(crate) struct DoorTls {
+    pub(crate) tls: Arc<Tls>,
+    /// Connections that failed in it.
+    pub(crate) errors: IntCounter,
 }
 
 /// Bounds of connections.
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectionLimits {
+    /// HTTP/1 is spoken too, by those who open with it.
+    pub(crate) http1: bool,
     pub(crate) max_connections: usize,
     /// Connections that have not brought a request yet.
     pub(crate) max_handshakes: usize,
@@ -126,15 +88,23 @@ pub(crate) struct ConnectionLimits {
 }
 
 /// Accepts until the drain is over, then lets the connections go. Drop it to
-/// cut them.
-pub(crate) async fn serve(
-    mut listener: impl Accept,
+/// cut them. All doors share the bounds.
+pub(crate) async fn serve<A: Accept>(
+    mut door: Door<A>,
+    mut beside: Option<Door<A>>,
     routes: Routes,
     limits: ConnectionLimits,
     metrics: ListenerMetrics,
     drain: Drain,
 ) {
-    let routes = routes.prepare();
+    let common = Arc::new(Common {
+        routes: routes.prepare(),
+        limits,
+        metrics,
+        drain,
+        failures: LogGate::new(TLS_LINES, Duration::from_secs(60)),
+    });
+    let (limits, metrics) = (&common.limits, &common.metrics);
     let mut connections = JoinSet::new();
     let mut backoff = Backoff::new();
     let gate = LogGate::new(5, Duration::from_secs(60));
@@ -142,12 +112,12 @@ pub(crate) async fn serve(
     let mut number = 0;
     loop {
         // In this order, a flood of connections keeps nothing else waiting.
-        let accepted = tokio::select! {
+        let (accepted, port, tls) = tokio::select! {
             biased;
-            () = drain.reached(DrainState::Closed) => break,
+            () = common.drain.reached(DrainState::Closed) => break,
             // Reaps those that ended.
             Some(_) = connections.join_next() => continue,
-            accepted = listener.accept() => accepted,
+            accepted = either(&mut door, beside.as_mut()) => accepted,
         };
         match accepted {
             Ok((io, peer)) => {
@@ -167,16 +137,14 @@ pub(crate) async fn serve(
                     continue;
                 }
                 number += 1;
-                let activity = Activity::new(handshakes.begin(number));
-                connections.spawn(connection(
-                    Watched::new(io, limits.max_empty_frames_per_second, metrics.clone()),
+                let activity = Arc::new(Activity::new(handshakes.begin(number)));
+                let begun = Begun {
                     peer,
-                    Arc::new(activity),
-                    routes.clone(),
-                    limits.clone(),
-                    metrics.clone(),
-                    drain.clone(),
-                ));
+                    port,
+                    activity,
+                    opened_at: Instant::now(),
+                };
+                connections.spawn(connection(io, tls, begun, Arc::clone(&common)));
             }
             Err(error) => {
                 // Out of file descriptors, or a peer that went before it was
@@ -192,51 +160,135 @@ pub(crate) async fn serve(
     while connections.join_next().await.is_some() {}
 }
 
-/// What a connection's streams tell it.
-#[derive(Debug)]
-struct Activity {
-    handshake: Handshake,
-    started: AtomicBool,
-    streams: AtomicUsize,
-}
+type Accepted<Io> = (io::Result<(Io, SocketAddr)>, Port, Option<DoorTls>);
 
-impl Activity {
-    fn new(handshake: Handshake) -> Self {
-        Self {
-            handshake,
-            started: AtomicBool::new(false),
-            streams: AtomicUsize::new(0),
-        }
-    }
-
-    fn start(&self) {
-        if !self.started.swap(true, Ordering::Relaxed) {
-            self.handshake.done();
-        }
+/// A connection through one door or the other, in no order. Cancel safe, as
+/// `accept` is.
+async fn either<A: Accept>(a: &mut Door<A>, b: Option<&mut Door<A>>) -> Accepted<A::Io> {
+    let Some(b) = b else {
+        return (a.listener.accept().await, a.port, a.tls.clone());
+    };
+    tokio::select! {
+        accepted = a.listener.accept() => (accepted, a.port, a.tls.clone()),
+        accepted = b.listener.accept() => (accepted, b.port, b.tls.clone()),
     }
 }
 
-async fn connection<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
-    io: Io,
-    peer: SocketAddr,
-    activity: Arc<Activity>,
+/// What the connections of a port share.
+struct Common {
     routes: Routes,
     limits: ConnectionLimits,
     metrics: ListenerMetrics,
     drain: Drain,
+    /// Bounds the log lines about TLS that peers can cause.
+    failures: LogGate,
+}
+
+/// A connection that was accepted.
+struct Begun {
+    peer: SocketAddr,
+    port: Port,
+    activity: Arc<Activity>,
+    opened_at: Instant,
+}
+
+async fn connection<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+    io: Io,
+    tls: Option<DoorTls>,
+    begun: Begun,
+    common: Arc<Common>,
 ) {
-    metrics.connections.inc();
+    common.metrics.connections.inc();
+    // The two kinds of stream are two functions, so that plaintext pays
+    // nothing for TLS.
+    match tls {
+        None => requests(io, Arc::new([]), begun, &common).await,
+        Some(tls) => {
+            if let Some(io) = Box::pin(handshake(io, &tls, &begun, &common)).await {
+                let names = io.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                let names = names.map_or_else(Vec::new, |client| tls::names(client));
+                requests(io, names.into(), begun, &common).await;
+            }
+        }
+    }
+    common.metrics.connections.dec();
+}
+
+/// TLS, within the time for a first request. None: the connection is over.
+async fn handshake<Io: AsyncRead + AsyncWrite + Unpin>(
+    io: Io,
+    tls: &DoorTls,
+    begun: &Begun,
+    common: &Common,
+) -> Option<TlsStream<Io>> {
+    let peer = begun.peer;
+    let until = begun.opened_at + common.limits.handshake_timeout;
+    let failed = tokio::select! {
+        biased;
+        () = begun.activity.handshake.evicted() => {
+            tracing::debug!(%peer, "connection closed within TLS: others waited for its place (--max-handshakes)");
+            return None;
+        }
+        () = common.drain.reached(DrainState::Closed) => return None,
+        accepted = timeout_at(until, tls.tls.acceptor().accept(io)) => match accepted {
+            Ok(Ok(io)) => return Some(io),
+            Ok(Err(error)) => error,
+            Err(_) => {
+                common.metrics.handshake_timeouts.inc();
+                tracing::debug!(%peer, "connection closed: no TLS within --handshake-timeout");
+                return None;
+            }
+        },
+    };
+    tls.errors.inc();
+    if let Some(unlogged) = common.failures.admit(Instant::now()) {
+        let port = begun.port.as_str();
+        tracing::warn!(%peer, port, error = %failed, unlogged, "connection failed in TLS");
+    }
+    None
+}
+
+/// HTTP, until the connection ends.
+async fn requests<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+    io: Io,
+    names: Arc<[String]>,
+    begun: Begun,
+    common: &Common,
+) {
+    let Begun {
+        peer,
+        port,
+        activity,
+        opened_at,
+    } = begun;
+    let Common {
+        limits,
+        metrics,
+        drain,
+        ..
+    } = common;
     let handle = Connection {
         peer,
+        port,
+        names,
         cut: Arc::new(Notify::new()),
     };
     let service = ConnectionService {
-        routes,
+        routes: common.routes.clone(),
         handle: handle.clone(),
         activity: Arc::clone(&activity),
     };
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    if !limits.http1 {
+        builder = builder.http2_only();
+    }
     builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.handshake_timeout)
+        .max_buf_size(HTTP1_BUFFER.max(limits.max_header_bytes as usize));
+    builder
+        .http2()
         .timer(TokioTimer::new())
         // gRPC has no use for it.
         .auto_date_header(false)
@@ -249,9 +301,9 @@ async fn connection<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
         .max_local_error_reset_streams(MAX_ERROR_RESETS)
         .keep_alive_interval(limits.keepalive)
         .keep_alive_timeout(limits.keepalive_timeout);
+    let io = Watched::new(io, limits.max_empty_frames_per_second, metrics.clone());
     let serving = builder.serve_connection(TokioIo::new(io), service);
     tokio::pin!(serving);
-    let opened_at = Instant::now();
     let mut busy_at = opened_at;
     let mut leaving = false;
     let mut ticks = tokio::time::interval(TICK.min(limits.handshake_timeout / 2));
@@ -272,13 +324,13 @@ async fn connection<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
                 serving.as_mut().graceful_shutdown();
             }
             now = ticks.tick() => {
-                if !activity.started.load(Ordering::Relaxed) {
+                if !activity.has_started() {
                     if now.duration_since(opened_at) >= limits.handshake_timeout {
                         metrics.handshake_timeouts.inc();
                         tracing::debug!(%peer, "connection closed: no request within --handshake-timeout");
                         break;
                     }
-                } else if activity.streams.load(Ordering::Relaxed) > 0 {
+                } else if activity.is_busy() {
                     busy_at = now;
                 } else if !leaving && now.duration_since(busy_at) >= limits.idle_timeout {
                     metrics.idle_timeouts.inc();
@@ -296,77 +348,5 @@ async fn connection<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
                 break;
             }
         }
-    }
-    metrics.connections.dec();
-}
-
-/// Hands a connection's requests to the routes, with its handle.
-#[derive(Clone)]
-struct ConnectionService {
-    routes: Routes,
-    handle: Connection,
-    activity: Arc<Activity>,
-}
-
-impl hyper::service::Service<Request<Incoming>> for ConnectionService {
-    type Response = Response<Counted>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Counted>, Infallible>> + Send>>;
-
-    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        self.activity.start();
-        let counted = StreamCount::new(&self.activity);
-        request.extensions_mut().insert(self.handle.clone());
-        let mut routes = self.routes.clone();
-        let response = routes.call(request.map(Body::new));
-        Box::pin(async move {
-            let response = response.await?;
-            Ok(response.map(|body| Counted {
-                body,
-                _count: counted,
-            }))
-        })
-    }
-}
-
-/// Counts a stream for as long as it lives.
-struct StreamCount(Arc<Activity>);
-
-impl StreamCount {
-    fn new(activity: &Arc<Activity>) -> Self {
-        activity.streams.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(activity))
-    }
-}
-
-impl Drop for StreamCount {
-    fn drop(&mut self) {
-        self.0.streams.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A response body that counts as a stream of its connection.
-struct Counted {
-    body: Body,
-    _count: StreamCount,
-}
-
-impl http_body::Body for Counted {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

@@ -4,12 +4,16 @@
 //! The `mz_persist_pubsub_server_*` names are those of the server embedded in
 //! `environmentd`, and keep their meaning, so that its dashboards work here.
 
+mod access;
+
 use prometheus::core::Collector;
 use prometheus::{
     Counter, CounterVec, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry,
 };
 use tokio::time::Instant;
+
+pub(crate) use access::{AccessMetrics, TlsMetrics};
 
 /// Registers a metric. A name that is registered twice is a defect that every
 /// start shows, so it is an error of the start.
@@ -271,7 +275,7 @@ impl FenceMetrics {
     }
 }
 
-/// What the listener does.
+/// What a listener does.
 #[derive(Clone, Debug)]
 pub(crate) struct ListenerMetrics {
     pub(crate) connections: IntGauge,
@@ -287,58 +291,67 @@ pub(crate) struct ListenerMetrics {
 }
 
 impl ListenerMetrics {
+    /// Of the data port.
     pub(crate) fn new(registry: &Registry) -> prometheus::Result<Self> {
+        Self::of(registry, "persist_pubsub", "the data port")
+    }
+
+    /// Of the operators' port.
+    pub(crate) fn admin(registry: &Registry) -> prometheus::Result<Self> {
+        Self::of(registry, "persist_pubsub_admin", "the operators' port")
+    }
+
+    fn of(registry: &Registry, prefix: &str, port: &str) -> prometheus::Result<Self> {
+        let counter = |name: &str, help: &str| {
+            counter(
+                registry,
+                &format!("{prefix}_{name}"),
+                &format!("On {port}: {help}"),
+            )
+        };
+        let gauge = |name: &str, help: &str| {
+            gauge(
+                registry,
+                &format!("{prefix}_{name}"),
+                &format!("On {port}: {help}"),
+            )
+        };
         Ok(Self {
-            connections: gauge(
-                registry,
-                "persist_pubsub_connections",
-                "Open connections on the data port.",
-            )?,
-            accepted: counter(
-                registry,
-                "persist_pubsub_connections_accepted_total",
-                "Connections accepted on the data port.",
-            )?,
+            connections: gauge("connections", "open connections.")?,
+            accepted: counter("connections_accepted_total", "connections accepted.")?,
             refused: counter(
-                registry,
-                "persist_pubsub_connections_refused_total",
-                "Connections closed at once because there are too many (--max-connections).",
+                "connections_refused_total",
+                "connections closed at once because there are too many (--max-connections).",
             )?,
             handshakes: gauge(
-                registry,
-                "persist_pubsub_handshakes",
-                "Connections that have not brought a request yet.",
+                "handshakes",
+                "connections that have not brought a request yet.",
             )?,
             handshakes_evicted: counter(
-                registry,
-                "persist_pubsub_handshakes_evicted_total",
-                "Connections closed without a request because others waited for their place (--max-handshakes, --max-connections).",
+                "handshakes_evicted_total",
+                "connections closed without a request because others waited for their place (--max-handshakes, --max-connections).",
             )?,
             slowed: counter(
-                registry,
-                "persist_pubsub_connections_slowed_total",
-                "Times that a connection was not read for a while because its frames brought no message (--max-empty-frames-per-second).",
+                "connections_slowed_total",
+                "times that a connection was not read for a while because its frames brought no message (--max-empty-frames-per-second).",
             )?,
             http2_errors: counters(
                 registry,
-                "persist_pubsub_http2_errors_total",
+                &format!("{prefix}_http2_errors_total"),
                 "Streams (rst_stream) and connections (goaway) that the server ended below gRPC, by the error that it told.",
                 &["frame", "code"],
             )?,
             handshake_timeouts: counter(
-                registry,
-                "persist_pubsub_handshake_timeouts_total",
-                "Connections closed because they brought no request in time (--handshake-timeout).",
+                "handshake_timeouts_total",
+                "connections closed because they brought no request in time (--handshake-timeout).",
             )?,
             idle_timeouts: counter(
-                registry,
-                "persist_pubsub_idle_timeouts_total",
-                "Connections closed because nothing ran over them (--idle-timeout).",
+                "idle_timeouts_total",
+                "connections closed because nothing ran over them (--idle-timeout).",
             )?,
             accept_errors: counter(
-                registry,
-                "persist_pubsub_accept_errors_total",
-                "Failures to accept a connection, as when file descriptors run out.",
+                "accept_errors_total",
+                "failures to accept a connection, as when file descriptors run out.",
             )?,
         })
     }

@@ -12,8 +12,9 @@ use std::time::SystemTime;
 
 use persist_pubsub_proto::ShardId;
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
+use crate::access::Caller;
 use crate::environment::Environment;
 use crate::error::{EndReason, Refusal, RefusalCode};
 use crate::fence::Token;
@@ -40,6 +41,8 @@ pub(crate) struct Session {
     pub(crate) connected_at: SystemTime,
     began: Instant,
     pub(crate) traffic: Traffic,
+    /// Who speaks, as far as the server let it in.
+    pub(crate) caller: Caller,
     profile: OnceLock<Profile>,
     /// Whether it may not publish: until it has said who it is, and then as it
     /// asks for.
@@ -58,7 +61,9 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(
+    /// One of a caller that was admitted.
+    pub(crate) fn of(
+        caller: Caller,
         id: SessionId,
         wire: Wire,
         address: Address,
@@ -75,6 +80,7 @@ impl Session {
             connected_at: shared.clock.now(),
             began: Instant::now(),
             traffic: Traffic::default(),
+            caller,
             profile: OnceLock::new(),
             read_only: AtomicBool::new(true),
             mailbox: Arc::default(),
@@ -196,8 +202,38 @@ impl Session {
             .ok_or_else(|| Refusal::new(RefusalCode::HelloRequired, "no Hello yet"))
     }
 
-    /// Takes what the client publishes.
+    /// Takes what the client publishes, or refuses it where that is too much
+    /// for its caller.
     pub(crate) fn publish(&self, publication: Publication) -> Result<(), Refusal> {
+        let caller = &self.caller;
+        caller
+            .may_publish()
+            .and_then(|()| caller.pay(&publication))
+            .map_err(|r| r.shard(publication.shard).seqno(publication.seqno))?;
+        self.take(publication)
+    }
+
+    /// As `publish`, and waits where that is too much for its caller. What
+    /// waits when the stream ends is dropped.
+    pub(crate) async fn publish_slowed(&self, publication: Publication) -> Result<(), Refusal> {
+        self.caller.may_publish()?;
+        if let Some(mut payment) = self.caller.payment(&publication) {
+            while let Some((until, _)) = payment.advance() {
+                tokio::select! {
+                    biased;
+                    () = self.ending() => {
+                        // The reader waits for it too.
+                        self.ending.notify_one();
+                        return Ok(());
+                    }
+                    () = sleep_until(until) => {}
+                }
+            }
+        }
+        self.take(publication)
+    }
+
+    fn take(&self, publication: Publication) -> Result<(), Refusal> {
         let now = Instant::now();
         let _timed = Timed::new(&self.shared.metrics.push, now);
         self.traffic
@@ -261,6 +297,10 @@ impl Session {
                 });
                 continue;
             }
+            if let Err(refusal) = self.caller.subscribed() {
+                refused = Some(refusal);
+                break;
+            }
             let slot = outbox.next_slot();
             match self.shared.registry.subscribe(
                 environment,
@@ -283,6 +323,7 @@ impl Session {
                     outbox.add(subscribed.topic, joined.index, joined.cursor);
                 }
                 Err(refusal) => {
+                    self.caller.unsubscribed(1);
                     refused = Some(refusal);
                     break;
                 }
@@ -296,21 +337,23 @@ impl Session {
         refused.map_or(Ok(()), Err)
     }
 
-    /// Fails if the session may not have so many subscriptions more.
+    /// Fails if the session, or its caller, may not have so many subscriptions
+    /// more.
     pub(crate) fn room_for(&self, shards: &[(ShardId, Start)]) -> Result<(), Refusal> {
         let max = self.shared.limits.max_subscriptions;
         let mut outbox = self.outbox();
         let have = outbox.subscriptions();
-        if have + shards.len() <= max {
-            return Ok(());
+        if have + shards.len() <= max && !self.caller.is_limited() {
+            return self.caller.may_subscribe(0);
         }
         // Those subscribed already do not count twice.
         let fresh = shards
             .iter()
             .filter(|(shard, _)| outbox.slot_of(*shard).is_none())
             .count();
+        drop(outbox);
         if have + fresh <= max {
-            return Ok(());
+            return self.caller.may_subscribe(fresh);
         }
         Err(Refusal::new(
             RefusalCode::TooManySubscriptions,
@@ -326,6 +369,7 @@ impl Session {
         let mut outbox = self.outbox();
         for &shard in shards {
             if let Some(slot) = outbox.remove(shard) {
+                self.caller.unsubscribed(1);
                 self.shared
                     .registry
                     .unsubscribe(&slot.topic, slot.index, self.id);
@@ -456,6 +500,7 @@ impl Session {
             (outbox.clear(), reason)
         };
         let subscriptions = slots.len();
+        self.caller.unsubscribed(subscriptions);
         for slot in slots {
             self.shared
                 .registry

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::wire::text;
@@ -26,14 +27,14 @@ const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// The largest header list that is read, in bytes.
 const MAX_HEADER_LIST: u32 = 16 * 1024;
-/// Of a name's addresses, how many one attempt tries.
-const ADDRESSES: usize = 3;
 
 /// A connection. Dropping it closes it, whatever state its streams are in: a
 /// stream whose server does not read would otherwise never end, and its
 /// connection with it.
 pub(super) struct Line {
     pub(super) channel: Channel,
+    /// What requests say of who we are.
+    pub(super) authorization: Option<MetadataValue<Ascii>>,
     tasks: Tasks,
 }
 
@@ -53,46 +54,22 @@ impl hyper::rt::Executor<Pin<Box<dyn Future<Output = ()> + Send>>> for Tasks {
     }
 }
 
-/// A fresh connection: looks the name up, and tries its addresses in random
-/// order, so that clients of a name with many spread over them, and none is
-/// stuck with a dead one. A channel is never used again: one that was sent
-/// away may not connect anew by itself.
+/// A fresh connection to one of the server's addresses. A channel is never used
+/// again: one that was sent away may not connect anew by itself.
 pub(super) async fn dial(
     config: &Config,
-    endpoint: &home::Endpoint,
+    server: &home::Endpoint,
+    address: SocketAddr,
     system: &dyn System,
 ) -> Result<Line, Reason> {
-    let all = config.connect_timeout;
-    timeout(all, try_addresses(config, endpoint, system))
-        .await
-        .unwrap_or_else(|_| Err(Reason::Unreachable(format!("no answer within {all:?}"))))
-}
-
-async fn try_addresses(
-    config: &Config,
-    endpoint: &home::Endpoint,
-    system: &dyn System,
-) -> Result<Line, Reason> {
-    let unreachable = |why: String| Reason::Unreachable(text(&why));
-    let mut addresses = system
-        .look_up(&endpoint.host, endpoint.port)
-        .await
-        .map_err(|error| unreachable(format!("look-up of {}: {error}", endpoint.host)))?;
-    fastrand::shuffle(&mut addresses);
-    addresses.truncate(ADDRESSES);
-    let parts = u32::try_from(addresses.len()).unwrap_or(1).max(1);
-    let mut last = unreachable(format!("{} has no address", endpoint.host));
-    for address in addresses {
-        let within = config.connect_timeout / parts;
-        let attempt = timeout(within, connect(config, endpoint, system, address));
-        let why = match attempt.await {
-            Ok(Ok(line)) => return Ok(line),
-            Ok(Err(why)) => why,
-            Err(_) => format!("no answer within {within:?}"),
-        };
-        last = unreachable(format!("{address}: {why}"));
-    }
-    Err(last)
+    let within = config.connect_timeout;
+    let attempt = connect(config, server, system, address);
+    let why = match timeout(within, attempt).await {
+        Ok(Ok(line)) => return Ok(line),
+        Ok(Err(why)) => why,
+        Err(_) => format!("no answer within {within:?}"),
+    };
+    Err(Reason::Unreachable(text(&format!("{address}: {why}"))))
 }
 
 async fn connect(
@@ -105,9 +82,13 @@ async fn connect(
         .connect(address)
         .await
         .map_err(|error| error.to_string())?;
+    let authorization = match &config.token {
+        Some(token) => Some(token.authorization().await?),
+        None => None,
+    };
     let tasks = Tasks::default();
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|error| error.to_string())?
+    let endpoint = over(config, server, address)
+        .await?
         // The server is called by its name, not by the address found for it.
         .origin(server.origin.clone())
         .executor(tasks.clone())
@@ -123,7 +104,33 @@ async fn connect(
         .connect_with_connector(Connected(Some(io)))
         .await
         .map_err(|error| told(&error))?;
-    Ok(Line { channel, tasks })
+    Ok(Line {
+        channel,
+        authorization,
+        tasks,
+    })
+}
+
+/// Where the connection leads to, and whether over TLS.
+async fn over(
+    config: &Config,
+    server: &home::Endpoint,
+    address: SocketAddr,
+) -> Result<Endpoint, String> {
+    let scheme = if server.is_https() { "https" } else { "http" };
+    let endpoint = Endpoint::from_shared(format!("{scheme}://{address}"));
+    let endpoint = endpoint.map_err(|error| error.to_string())?;
+    #[cfg(feature = "tls")]
+    if server.is_https() {
+        let tls = config.tls.as_ref();
+        let tls = tls.ok_or("an https endpoint needs Config::tls")?;
+        return endpoint
+            .tls_config(tls.read(&server.host).await?)
+            .map_err(|error| told(&error));
+    }
+    #[cfg(not(feature = "tls"))]
+    let _ = config;
+    Ok(endpoint)
 }
 
 /// Gives the connection that was made to tonic, once.

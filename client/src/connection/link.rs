@@ -15,9 +15,9 @@ use super::gate::{Gate, LinkId, Terms};
 use super::outgoing::Outgoing;
 use super::wire::{Inbound, Refusal, reason};
 use super::{v0, v1};
-use crate::config::{Config, WirePreference};
+use crate::config::{Config, Mode, WirePreference};
 use crate::event::{Reason, ServerInfo, Wire};
-use crate::home::{Inside, Kind, Place};
+use crate::home::{Inside, Kind, Place, PlaceId};
 use crate::in_process::Responses;
 use crate::interest::Bounds;
 use crate::merge::{End, Told};
@@ -28,13 +28,14 @@ use crate::shared::{Shared, lock};
 const SILENT_INTERVALS: u32 = 3;
 
 /// An open session. Dropping it cuts the stream, and what it holds of the
-/// interest and of the outbox is given back; whoever has something to tell
-/// the host because of that calls [`end`](Link::end).
+/// interest and of the outbox is given back, as lost.
 pub(super) struct Link {
     pub(super) id: LinkId,
     pub(super) wire: Wire,
     pub(super) server: ServerInfo,
     pub(super) since: Instant,
+    /// What its server was told.
+    pub(super) mode: Mode,
     pub(super) gate: Arc<Gate>,
     shared: Arc<Shared>,
     incoming: Incoming,
@@ -61,40 +62,58 @@ struct Silence {
 impl Link {
     /// Connects and greets. One attempt, bounded in time.
     pub(super) async fn open(
-        place: Place,
+        place: (PlaceId, Place),
         config: Arc<Config>,
         shared: Arc<Shared>,
-        id: LinkId,
+        mode: Mode,
     ) -> Result<Box<Self>, Refusal> {
+        let (place, name) = place;
+        let id = shared.next_link();
         let most = config.handshake_timeout;
         let late = |_| Err(Refusal::Failed(Reason::HandshakeTimeout(most)));
-        let (greeted, line) = match place.home.kind() {
-            Kind::At(endpoint) => {
-                let line = dial::dial(&config, endpoint, shared.system.as_ref())
+        let (greeted, line) = match (name.home.kind(), name.address) {
+            (Kind::At(endpoint), Some(address)) => {
+                let system = shared.system.as_ref();
+                let line = dial::dial(&config, endpoint, address, system)
                     .await
                     .map_err(Refusal::Failed)?;
-                let greeting = greet(&place, &config, &shared, id, &line);
+                let greeting = greet(&name, &config, &shared, (id, mode), &line);
                 let greeted = timeout(most, greeting).await.unwrap_or_else(late)?;
                 (greeted, Some(line))
             }
-            Kind::InProcess(inside) => {
-                let greeting = greet_in_process(&config, &shared, id, inside);
+            (Kind::At(endpoint), None) => {
+                let why = format!("{} has no address", endpoint.host);
+                return Err(Refusal::Failed(Reason::Unreachable(why)));
+            }
+            (Kind::InProcess(inside), _) => {
+                let greeting = greet_in_process(&config, &shared, (id, mode), inside);
                 let greeted = timeout(most, greeting).await.unwrap_or_else(late)?;
                 (greeted, None)
             }
         };
-        Ok(Self::begin(shared, id, greeted, line))
+        Self::begin(place, &shared, (id, mode), greeted, line)
     }
 
     /// From here on it may subscribe and publish.
-    fn begin(shared: Arc<Shared>, id: LinkId, greeted: Greeted, line: Option<Line>) -> Box<Self> {
+    fn begin(
+        place: PlaceId,
+        shared: &Arc<Shared>,
+        (id, mode): (LinkId, Mode),
+        greeted: Greeted,
+        line: Option<Line>,
+    ) -> Result<Box<Self>, Refusal> {
+        let instance = &greeted.server.instance_id;
+        if lock(&shared.board).has_instance(place, instance) {
+            return Err(Refusal::Failed(Reason::SameServer(instance.clone())));
+        }
         let link = Box::new(Self {
             id,
             wire: greeted.wire,
             server: greeted.server,
             since: Instant::now(),
+            mode,
             gate: Arc::clone(&greeted.gate),
-            shared: Arc::clone(&shared),
+            shared: Arc::clone(shared),
             incoming: greeted.incoming,
             silence: greeted.terms.heartbeat.map(Silence::new),
             dropped: greeted.dropped,
@@ -103,11 +122,14 @@ impl Link {
         });
         // Before it may subscribe, so that nothing pushed after its first
         // subscribe is told to the session before it alone.
-        lock(&shared.outbox).attach(id, Arc::clone(&greeted.gate), link.since);
+        if mode == Mode::ReadWrite {
+            let gate = Arc::clone(&greeted.gate);
+            lock(&shared.outbox).attach(id, place, gate, link.since);
+        }
         let gate = Arc::clone(&greeted.gate);
         lock(&shared.interest).attach(id, link.wire, greeted.bounds, gate);
         link.gate.open(greeted.terms);
-        link
+        Ok(link)
     }
 
     /// What the server says next, or why nothing will come any more.
@@ -143,7 +165,9 @@ impl Link {
         lock(&shared.outbox).release(self.id, end == End::Lost, now, &shared.stats);
         let mut after = None;
         loop {
-            after = lock(&shared.interest).detach(self.id, end, after, now, told);
+            after = shared.change(told, |interest, told| {
+                interest.detach(self.id, end, after, now, told)
+            });
             if after.is_none() {
                 break;
             }
@@ -177,20 +201,20 @@ struct Greeted {
 
 /// In the wire version that is to be spoken.
 async fn greet(
-    place: &Place,
+    name: &Place,
     config: &Config,
     shared: &Arc<Shared>,
-    id: LinkId,
+    (id, mode): (LinkId, Mode),
     line: &Line,
 ) -> Result<Greeted, Refusal> {
     let auto = config.wire == WirePreference::Auto;
     match config.wire {
         WirePreference::V0 => greet_v0(config, shared, id, line).await,
-        _ => match greet_v1(config, shared, id, line).await {
+        _ => match greet_v1(config, shared, (id, mode), line).await {
             Err(Refusal::Unimplemented(_)) if auto => {
                 let greeted = greet_v0(config, shared, id, line).await?;
                 tracing::info!(
-                    server = %place,
+                    server = %name,
                     "the pubsub server does not have v1: speaking v0 to it"
                 );
                 Ok(greeted)
@@ -204,7 +228,7 @@ async fn greet(
 async fn greet_in_process(
     config: &Config,
     shared: &Arc<Shared>,
-    id: LinkId,
+    (id, mode): (LinkId, Mode),
     inside: &Inside,
 ) -> Result<Greeted, Refusal> {
     let gate = Arc::new(Gate::default());
@@ -213,7 +237,7 @@ async fn greet_in_process(
         Arc::clone(shared),
         Arc::clone(&gate),
         id,
-        Some(v1::hello(config)),
+        Some(v1::hello(config, mode)),
         v1::encode,
         sender,
     );
@@ -239,7 +263,7 @@ async fn greet_in_process(
 async fn greet_v1(
     config: &Config,
     shared: &Arc<Shared>,
-    id: LinkId,
+    (id, mode): (LinkId, Mode),
     line: &Line,
 ) -> Result<Greeted, Refusal> {
     let gate = Arc::new(Gate::default());
@@ -248,11 +272,12 @@ async fn greet_v1(
         Arc::clone(shared),
         Arc::clone(&gate),
         id,
-        Some(v1::hello(config)),
+        Some(v1::hello(config, mode)),
         v1::encode,
         sender,
     );
-    let (incoming, welcome) = v1::open(line.channel.clone(), outgoing).await?;
+    let (incoming, welcome) =
+        v1::open(line.channel.clone(), line.authorization.clone(), outgoing).await?;
     Ok(Greeted {
         wire: Wire::V1,
         server: welcome.server,
@@ -280,7 +305,13 @@ async fn greet_v0(
         v0::encode,
         sender,
     );
-    let incoming = v0::open(line.channel.clone(), &config.client_name, outgoing).await?;
+    let incoming = v0::open(
+        line.channel.clone(),
+        line.authorization.clone(),
+        &config.client_name,
+        outgoing,
+    )
+    .await?;
     Ok(Greeted {
         wire: Wire::V0,
         server: ServerInfo::default(),

@@ -9,14 +9,14 @@ const EVERY: Duration = Duration::from_secs(60);
 
 /// Lets one line of a kind through, and counts the others until the next.
 #[derive(Default)]
-pub(super) struct Quiet {
+pub(crate) struct Quiet {
     last: Option<Instant>,
     withheld: u64,
 }
 
 impl Quiet {
     /// Whether to log now, and how many lines were withheld before.
-    pub(super) fn allows(&mut self) -> Option<u64> {
+    pub(crate) fn allows(&mut self) -> Option<u64> {
         let now = Instant::now();
         if self
             .last

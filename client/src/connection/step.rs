@@ -1,15 +1,14 @@
-//! What the connection's task waits for.
+//! What a place's task waits for.
 
 use std::future::Future;
 use std::pin::Pin;
 
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 
 use super::Connection;
 use super::link::Link;
 use super::wire::{Inbound, Refusal};
 use crate::event::Reason;
-use crate::queue::HostGone;
 
 pub(super) type Timer = Pin<Box<Sleep>>;
 
@@ -22,13 +21,16 @@ pub(super) enum Next {
 
 /// What came first.
 pub(super) enum Step {
-    Nudged,
+    Ordered,
+    /// Nobody gives orders any more.
+    Gone,
     Waited,
     Dialled(Result<Box<Link>, Refusal>),
     Retry,
     Overdue,
-    Due,
-    Delivered(Result<(), HostGone>),
+    Replaced,
+    /// Whether there is room for what is read.
+    Reads(bool),
     FromLeaving(Result<Inbound, Reason>),
     FromCurrent(Result<Inbound, Reason>),
     Broken,
@@ -41,26 +43,35 @@ impl Connection {
     pub(super) async fn step(&mut self) -> Step {
         let Self {
             shared,
-            sink,
+            orders,
             current,
             leaving,
             next,
             retry,
             finishing,
-            due,
+            replaced,
+            reading,
             ..
         } = self;
-        let reading = sink.is_empty();
+        let room = shared.queue.room();
+        let may_read = !shared.queue.is_full();
+        if may_read != *reading {
+            return Step::Reads(may_read);
+        }
+        let reading = *reading;
         // A half-closed writing half is let go of in good order.
         let watching = !reading && finishing.is_none();
         tokio::select! {
             biased;
-            () = shared.nudge.notified() => Step::Nudged,
+            changed = orders.changed() => match changed {
+                Ok(()) => Step::Ordered,
+                Err(_) => Step::Gone,
+            },
             step = next.ready() => step,
             () = maybe(retry.as_mut()) => Step::Retry,
             () = maybe(finishing.as_mut()) => Step::Overdue,
-            () = until(due.as_mut()), if reading => Step::Due,
-            done = sink.work() => Step::Delivered(done),
+            () = maybe(replaced.as_mut()) => Step::Replaced,
+            () = room, if !reading => Step::Reads(true),
             inbound = read(leaving.as_mut()), if reading => Step::FromLeaving(inbound),
             step = attend(current.as_mut(), reading, watching) => step,
         }
@@ -85,10 +96,6 @@ async fn maybe(timer: Option<&mut Timer>) {
         Some(timer) => timer.as_mut().await,
         None => std::future::pending().await,
     }
-}
-
-async fn until(due: Option<&mut (Instant, Timer)>) {
-    maybe(due.map(|(_, timer)| timer)).await;
 }
 
 async fn read(link: Option<&mut Link>) -> Result<Inbound, Reason> {

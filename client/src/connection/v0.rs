@@ -3,7 +3,7 @@
 use persist_pubsub_proto::v0::proto_persist_pub_sub_client::ProtoPersistPubSubClient;
 use persist_pubsub_proto::v0::{self, proto_pub_sub_message};
 use persist_pubsub_proto::{MAX_SEQNO, ShardId};
-use tonic::metadata::AsciiMetadataValue;
+use tonic::metadata::{Ascii, AsciiMetadataValue, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Request, Streaming};
 
@@ -13,6 +13,7 @@ use super::wire::{Diff, Frame, Inbound, Refusal};
 use crate::interest::Bounds;
 use crate::outbox::Takes;
 use crate::shared::Shared;
+use crate::tls::AUTHORIZATION;
 
 /// The largest message that is read, in bytes: what a v0 server accepts bounds
 /// what it relays, with room to spare.
@@ -37,6 +38,7 @@ pub(super) const BOUNDS: Bounds = Bounds {
 /// Opens the stream. Not bounded in time.
 pub(super) async fn open(
     channel: Channel,
+    authorization: Option<MetadataValue<Ascii>>,
     caller: &str,
     outgoing: Outgoing<v0::ProtoPubSubMessage>,
 ) -> Result<Streaming<v0::ProtoPubSubMessage>, Refusal> {
@@ -44,6 +46,9 @@ pub(super) async fn open(
     request
         .metadata_mut()
         .insert(v0::CALLER_ID, caller_id(caller));
+    if let Some(authorization) = authorization {
+        request.metadata_mut().insert(AUTHORIZATION, authorization);
+    }
     let incoming = ProtoPersistPubSubClient::new(channel)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .pub_sub(request)

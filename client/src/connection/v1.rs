@@ -5,17 +5,20 @@ use std::time::Duration;
 use persist_pubsub_proto::v1::pub_sub_service_client::PubSubServiceClient;
 use persist_pubsub_proto::v1::{self, session_request, session_response};
 use persist_pubsub_proto::{MAX_SEQNO, ShardId};
-use tonic::Streaming;
+use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
+use tonic::{Request, Streaming};
 
 use super::gate::Terms;
 use super::outgoing::Outgoing;
+use super::refused::Refused;
 use super::wire::{Diff, Fenced, Frame, Gap, Head, Inbound, Refusal, text};
 use crate::config::{Config, Mode};
 use crate::event::{Reason, ServerInfo};
 use crate::interest::Bounds;
 use crate::outbox::Takes;
 use crate::shared::Shared;
+use crate::tls::AUTHORIZATION;
 
 /// The largest message that is read, in bytes. A larger one ends the session.
 const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
@@ -36,11 +39,16 @@ pub(crate) struct Welcome {
 /// Says hello and waits for the answer. Not bounded in time.
 pub(super) async fn open(
     channel: Channel,
+    authorization: Option<MetadataValue<Ascii>>,
     outgoing: Outgoing<v1::SessionRequest>,
 ) -> Result<(Streaming<v1::SessionResponse>, Welcome), Refusal> {
+    let mut request = Request::new(outgoing);
+    if let Some(authorization) = authorization {
+        request.metadata_mut().insert(AUTHORIZATION, authorization);
+    }
     let mut incoming = PubSubServiceClient::new(channel)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .session(outgoing)
+        .session(request)
         .await?
         .into_inner();
     loop {
@@ -74,8 +82,8 @@ pub(super) fn welcomed(message: Option<v1::SessionResponse>) -> Option<Result<We
     }
 }
 
-pub(super) fn hello(config: &Config) -> v1::SessionRequest {
-    let mode = match config.settings.mode {
+pub(super) fn hello(config: &Config, mode: Mode) -> v1::SessionRequest {
+    let mode = match mode {
         Mode::ReadOnly => v1::SessionMode::ReadOnly,
         Mode::ReadWrite => v1::SessionMode::ReadWrite,
     };
@@ -209,6 +217,7 @@ pub(crate) fn decode(response: v1::SessionResponse) -> Inbound {
             code: rejected.code().as_str_name().to_owned(),
             reason: text(&rejected.reason),
             request: rejected.request_id,
+            push: refused(&rejected),
         },
         Some(session_response::Message::Draining(draining)) => Inbound::Draining {
             window_millis: draining.window_millis,
@@ -223,6 +232,16 @@ pub(crate) fn decode(response: v1::SessionResponse) -> Inbound {
         )
         | None => Inbound::Nothing,
     }
+}
+
+fn refused(rejected: &v1::Rejected) -> Option<Refused> {
+    let seqno = rejected.seqno.filter(|&seqno| seqno <= MAX_SEQNO)?;
+    let millis = Some(rejected.retry_after_millis).filter(|&millis| millis > 0)?;
+    Some(Refused {
+        shard: ShardId::from_slice(&rejected.shard_id).ok()?,
+        seqno,
+        retry_after: Duration::from_millis(millis.into()),
+    })
 }
 
 fn head(head: &v1::ShardHead) -> Option<Head> {

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use persist_pubsub_proto::ShardId;
 
+use super::refused::Refused;
 use crate::config::cut;
 use crate::event::Reason;
 use crate::outbox::Push;
@@ -42,6 +43,8 @@ pub(crate) enum Inbound {
         code: String,
         reason: String,
         request: u64,
+        /// A push that may be told again later.
+        push: Option<Refused>,
     },
     Draining {
         window_millis: u32,

@@ -297,12 +297,12 @@ fn requests_keep_to_the_servers_bounds() {
         })
         .collect();
     assert_eq!(sizes, [2, 2, 1]);
-    assert_eq!(interest.refused(A), 4);
+    assert_eq!(interest.refused(), 4);
     answer(&mut interest, A, &asked, Some(0));
     assert!(interest.next_due().is_none());
     interest.release(shard(1));
     assert_eq!(frames(&mut interest, A).len(), 2, "one leaves, one joins");
-    assert_eq!(interest.refused(A), 3);
+    assert_eq!(interest.refused(), 3);
 }
 
 #[test]
@@ -314,7 +314,7 @@ fn a_refused_request_comes_back_in_smaller_ones() {
     assert_eq!(frames(&mut interest, A).len(), 1);
     assert_eq!(interest.refuse(A, 99), 0);
     assert_eq!(interest.refuse(A, 1), 4);
-    assert_eq!(interest.refused(A), 4);
+    assert_eq!(interest.refused(), 4);
     assert_eq!(frames(&mut interest, A), [], "not before the retry");
     interest.release(shard(4));
     interest.retry_refused(A);
@@ -466,10 +466,13 @@ async fn a_request_that_is_not_answered_is_overdue() {
     frames(&mut interest, B);
     let timeout = 10 * second;
     assert_eq!(interest.next_due(), Some(begin + timeout));
-    assert_eq!(interest.overdue(begin + timeout - second), None);
-    assert_eq!(interest.overdue(begin + timeout), Some(A));
-    interest.excuse(second);
-    assert_eq!(interest.overdue(begin + timeout), None);
+    assert_eq!(interest.take_overdue(begin + timeout - second), []);
+    interest.reads(A, false, begin + second);
+    assert_eq!(interest.take_overdue(begin + 9 * timeout), []);
+    assert_eq!(interest.next_due(), None);
+    interest.reads(A, true, begin + 2 * second);
+    assert_eq!(interest.take_overdue(begin + timeout), []);
+    assert!(!interest.is_settled(A));
     // Answered in part, and let go of.
     let Frame::Subscribe { request, .. } = asked[0] else {
         panic!("{asked:?}");
@@ -485,4 +488,32 @@ async fn a_request_that_is_not_answered_is_overdue() {
     assert_eq!(interest.next_due(), Some(later + timeout));
     interest.release(shard(1));
     assert_eq!(interest.next_due(), None);
+    // What nobody has looked at after the frame that v0 has no answer for.
+    assert!(interest.is_settled(A) && !interest.is_settled(B));
+    interest.take_all_unanswerable(begin, &mut Told::default());
+    assert!(interest.is_settled(B));
+    // Named once.
+    interest.subscribe(shard(9), None);
+    frames(&mut interest, A);
+    assert_eq!(interest.take_overdue(begin + 2 * timeout), [A]);
+    assert_eq!(interest.take_overdue(begin + 2 * timeout), []);
+}
+
+/// Whoever looks is told of what is due sooner than it knows, and of nothing
+/// else.
+#[tokio::test(start_paused = true)]
+async fn what_is_due_sooner_is_said_once() {
+    let mut interest = attached(Wire::V1, BOUNDS);
+    assert!(!interest.is_sooner());
+    interest.subscribe(shard(1), Some(1));
+    let asked = frames(&mut interest, A);
+    assert!(interest.is_sooner());
+    assert!(!interest.is_sooner());
+    answer(&mut interest, A, &asked, Some(1));
+    // Later is soon enough.
+    assert!(!interest.is_sooner());
+    assert_eq!(interest.alarm(), None);
+    interest.subscribe(shard(2), None);
+    frames(&mut interest, A);
+    assert!(interest.is_sooner());
 }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use persist_pubsub_proto::ShardId;
 use tokio::time::Instant;
@@ -33,6 +32,8 @@ pub(super) struct View {
     refused: BTreeSet<ShardId>,
     /// The requests that are not answered in full.
     unanswered: BTreeMap<u64, Unanswered>,
+    /// Since when the answers are not read.
+    unread_since: Option<Instant>,
     /// Of `join`, those to be asked for from another seqno than the host's.
     again: BTreeMap<ShardId, u64>,
     /// v0: asked for, which the host has to be told.
@@ -74,6 +75,7 @@ impl View {
             leave: BTreeSet::new(),
             refused: BTreeSet::new(),
             unanswered: BTreeMap::new(),
+            unread_since: None,
             again: BTreeMap::new(),
             unanswerable: BTreeSet::new(),
             last_request: 0,
@@ -175,14 +177,22 @@ impl View {
         Some(asked)
     }
 
-    /// Since when the oldest request waits for an answer.
+    /// Since when the oldest request waits for an answer that is read.
     pub(super) fn asked_since(&self) -> Option<Instant> {
+        if self.unread_since.is_some() {
+            return None;
+        }
         self.unanswered.values().map(|asked| asked.since).min()
     }
 
-    pub(super) fn excuse(&mut self, unread: Duration) {
-        for unanswered in self.unanswered.values_mut() {
-            unanswered.since += unread;
+    pub(super) fn reads(&mut self, reads: bool, now: Instant) {
+        if !reads {
+            self.unread_since.get_or_insert(now);
+        } else if let Some(unread) = self.unread_since.take() {
+            for asked in self.unanswered.values_mut() {
+                // What was asked meanwhile is asked now.
+                asked.since += now.saturating_duration_since(unread.max(asked.since));
+            }
         }
     }
 
@@ -223,6 +233,18 @@ impl View {
     pub(super) fn refused(&self) -> usize {
         let over = if self.is_full() { self.join.len() } else { 0 };
         self.refused.len() + over
+    }
+
+    /// All has been asked for that this server takes, and it was answered.
+    pub(super) fn is_settled(&self) -> bool {
+        (self.join.is_empty() || self.is_full())
+            && self.unanswered.is_empty()
+            && self.unanswerable.is_empty()
+    }
+
+    /// The session is given up: nobody waits for an answer any more.
+    pub(super) fn wait_no_longer(&mut self) {
+        self.unanswered.clear();
     }
 
     fn is_full(&self) -> bool {

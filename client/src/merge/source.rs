@@ -1,11 +1,19 @@
 //! Sessions that begin and end to bring a shard, and what the host is owed
 //! because of it.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::{Clock, End, Position, Run, Tell};
 use crate::connection::gate::LinkId;
 use crate::event::Wire;
+
+/// How long two sessions have to bring a shard together until one of them knows
+/// what the other does: by then, who publishes has come back to a server that
+/// was started again too, and has announced there what it published lately. As
+/// long as the longest delay between attempts to connect, by default.
+const OVERLAP: Duration = Duration::from_secs(10);
 
 /// A session that brings the shard.
 pub(super) struct Source {
@@ -19,6 +27,8 @@ pub(super) struct Source {
     pub(super) said: Option<u64>,
     /// The host has missed nothing of what it told before it joined.
     pub(super) proven: bool,
+    /// Since when it brings the shard.
+    pub(super) since: Instant,
     /// It was waited for in vain, and has said nothing since.
     pub(super) behind: bool,
 }
@@ -33,12 +43,13 @@ pub(super) struct Owed {
 
 impl Run {
     /// v0: a session asks, and there will be no answer. It brings what comes.
-    pub(crate) fn asked_v0(&mut self, link: LinkId) {
+    pub(crate) fn asked_v0(&mut self, link: LinkId, now: Instant) {
         self.sources.push(Source {
             link,
             wire: Wire::V0,
             passed: self.have,
             said: None,
+            since: now,
             proven: false,
             behind: false,
         });
@@ -90,6 +101,7 @@ impl Run {
             wire: Wire::V1,
             passed: asked.have.or(highest),
             said: None,
+            since: clock.now,
             proven: first || highest.is_some(),
             behind: false,
         });
@@ -124,13 +136,14 @@ impl Run {
         let gone = self.sources.remove(at);
         self.disown(tell);
         if gone.proven && !self.is_proven() && !self.sources.is_empty() {
-            if end == End::Complete {
-                // It told all that it had, and its server asks all that
-                // publish to do so at the next: what this one has not told,
-                // the others will. (A v0 session began nobody knows where.)
-                for source in &mut self.sources {
-                    source.proven = source.wire == Wire::V1;
-                }
+            // One that ends in good order told all that it had, and its server
+            // asks all that publish to do so at the next: what it has not told,
+            // the others will. Those that were there for long enough miss
+            // nothing either, for all that publish have been there too. (A v0
+            // session began nobody knows where.)
+            for source in &mut self.sources {
+                let known = clock.now.saturating_duration_since(source.since) >= OVERLAP;
+                source.proven = source.wire == Wire::V1 && (end == End::Complete || known);
             }
             if !self.is_proven() {
                 self.owe(None, clock);

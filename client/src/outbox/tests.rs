@@ -8,6 +8,9 @@ const EVERYTHING: Takes = Takes {
 };
 const LINK: LinkId = LinkId::new(1);
 const NEXT: LinkId = LinkId::new(2);
+/// Where these sessions are.
+const HERE: PlaceId = PlaceId::new(1);
+const THERE: PlaceId = PlaceId::new(2);
 
 fn shard(n: u8) -> ShardId {
     ShardId::new([n; 16])
@@ -27,7 +30,9 @@ fn outbox(bytes: usize, count: usize, shards: usize) -> (Outbox, Counters) {
         .unwrap()
         .push_buffer(bytes, count)
         .reannounce(Duration::from_secs(60), shards);
-    (Outbox::new(&config), Counters::default())
+    let mut outbox = Outbox::new(&config);
+    outbox.enlist(&[HERE]);
+    (outbox, Counters::default())
 }
 
 /// What a session gets, as (shard, seqno, has a diff). It begins if it has not
@@ -40,7 +45,7 @@ fn drain_as(
 ) -> Vec<(ShardId, u64, bool)> {
     let now = Instant::now();
     if outbox.readers.iter().all(|reader| reader.link != link) {
-        outbox.attach(link, Arc::new(Gate::default()), now);
+        outbox.attach(link, HERE, Arc::new(Gate::default()), now);
     }
     std::iter::from_fn(|| outbox.pull(link, takes, now, stats))
         .map(|push| (push.shard, push.seqno, push.diff.is_some()))
@@ -167,8 +172,8 @@ async fn two_sessions_each_take_every_push_in_order() {
     let now = Instant::now();
     outbox.push(push(1, 1, 10), &stats);
     assert_eq!(outbox.pull(LINK, EVERYTHING, now, &stats), None, "no such");
-    outbox.attach(LINK, Arc::new(Gate::default()), now);
-    outbox.attach(NEXT, Arc::new(Gate::default()), now);
+    outbox.attach(LINK, HERE, Arc::new(Gate::default()), now);
+    outbox.attach(NEXT, HERE, Arc::new(Gate::default()), now);
     for seqno in 2..=4 {
         outbox.push(push(1, seqno, 10), &stats);
     }
@@ -207,7 +212,7 @@ async fn a_session_beside_another_announces_what_that_one_was_told() {
         outbox.release(lost, true, Instant::now(), &stats);
         if lost == LINK {
             assert!(outbox.is_empty(), "the next was told all of it");
-            outbox.attach(LINK, Arc::new(Gate::default()), Instant::now());
+            outbox.attach(LINK, HERE, Arc::new(Gate::default()), Instant::now());
         }
     }
 }
@@ -218,8 +223,8 @@ async fn a_session_beside_another_announces_what_that_one_was_told() {
 async fn a_session_that_does_not_read_is_left_behind() {
     let (mut outbox, stats) = outbox(1 << 20, 10, 100);
     let now = Instant::now();
-    outbox.attach(LINK, Arc::new(Gate::default()), now);
-    outbox.attach(NEXT, Arc::new(Gate::default()), now);
+    outbox.attach(LINK, HERE, Arc::new(Gate::default()), now);
+    outbox.attach(NEXT, HERE, Arc::new(Gate::default()), now);
     for seqno in 1..=100 {
         outbox.push(push(1, seqno, 1), &stats);
         assert_eq!(
@@ -250,7 +255,7 @@ async fn what_waits_outlives_its_sessions() {
     let (mut outbox, stats) = outbox(1 << 20, 2, 100);
     let now = Instant::now();
     for link in [LINK, NEXT] {
-        outbox.attach(link, Arc::new(Gate::default()), now);
+        outbox.attach(link, HERE, Arc::new(Gate::default()), now);
     }
     for seqno in 1..=3 {
         outbox.push(push(1, seqno, 1), &stats);
@@ -273,4 +278,102 @@ async fn closed_takes_nothing_and_holds_nothing() {
     assert!(outbox.is_empty());
     let now = stats.snapshot();
     assert_eq!((now.pushes_dropped, now.buffered_bytes), (2, 0));
+}
+
+/// A place without a session misses nothing for good: neither what another
+/// was told meanwhile, however long ago, nor what was perhaps lost with its
+/// session.
+#[tokio::test(start_paused = true)]
+async fn a_place_that_comes_back_announces_what_it_missed() {
+    let (mut outbox, stats) = outbox(1 << 20, 100, 100);
+    outbox.enlist(&[THERE]);
+    let begin = |outbox: &mut Outbox, link, place| {
+        outbox.attach(link, place, Arc::new(Gate::default()), Instant::now());
+    };
+    begin(&mut outbox, LINK, HERE);
+    begin(&mut outbox, NEXT, THERE);
+    outbox.push(push(1, 1, 1), &stats);
+    for link in [LINK, NEXT] {
+        drain_as(link, &mut outbox, &stats, EVERYTHING);
+    }
+    outbox.release(NEXT, true, Instant::now(), &stats);
+    // Nothing is kept for it while another session lives.
+    for seqno in 1..=9 {
+        outbox.push(push(2, seqno, 1), &stats);
+    }
+    assert_eq!(drain(&mut outbox, &stats, EVERYTHING).len(), 9);
+    assert_eq!(stats.snapshot().buffered_bytes, 0);
+    tokio::time::advance(Duration::from_secs(3_600)).await;
+    outbox.push(push(3, 1, 1), &stats);
+
+    let back = LinkId::new(3);
+    begin(&mut outbox, back, THERE);
+    assert_eq!(
+        drain_as(back, &mut outbox, &stats, EVERYTHING),
+        [
+            (shard(1), 1, false),
+            (shard(2), 9, false),
+            (shard(3), 1, true)
+        ]
+    );
+    // It owes nothing any more.
+    outbox.release(back, false, Instant::now(), &stats);
+    drain(&mut outbox, &stats, EVERYTHING);
+    let again = LinkId::new(4);
+    begin(&mut outbox, again, THERE);
+    assert_eq!(drain_as(again, &mut outbox, &stats, EVERYTHING), []);
+}
+
+/// A new place beside others announces what they were told lately; the first
+/// ones what was dropped before there was any.
+#[tokio::test(start_paused = true)]
+async fn a_new_place_announces_what_others_were_told_lately() {
+    let config = Config::new("h").unwrap().push_buffer(usize::MAX, 1);
+    let (mut outbox, stats) = (Outbox::new(&config), Counters::default());
+    outbox.push(push(1, 1, 1), &stats);
+    outbox.push(push(1, 2, 1), &stats);
+    outbox.enlist(&[HERE, THERE]);
+    let now = Instant::now();
+    for (link, place) in [(LINK, HERE), (NEXT, THERE)] {
+        outbox.attach(link, place, Arc::new(Gate::default()), now);
+    }
+    for link in [LINK, NEXT] {
+        assert_eq!(
+            drain_as(link, &mut outbox, &stats, EVERYTHING),
+            [(shard(1), 1, false), (shard(1), 2, true)]
+        );
+    }
+    let (link, place) = (LinkId::new(3), PlaceId::new(3));
+    outbox.enlist(&[place]);
+    outbox.attach(link, place, Arc::new(Gate::default()), now);
+    assert_eq!(
+        drain_as(link, &mut outbox, &stats, EVERYTHING),
+        [(shard(1), 2, false)]
+    );
+    // What the last place was not told is not forgotten with it.
+    outbox.push(push(1, 3, 1), &stats);
+    for (link, place) in [(LINK, HERE), (NEXT, THERE), (link, place)] {
+        outbox.release(link, false, now, &stats);
+        outbox.dismiss(place, &stats);
+    }
+    outbox.push(push(1, 4, 1), &stats);
+    outbox.enlist(&[PlaceId::new(4)]);
+    let link = LinkId::new(4);
+    outbox.attach(link, PlaceId::new(4), Arc::new(Gate::default()), now);
+    let told = drain_as(link, &mut outbox, &stats, EVERYTHING);
+    assert_eq!(told, [(shard(1), 3, false), (shard(1), 4, true)]);
+}
+
+#[tokio::test]
+async fn narrower_bounds_hold_at_once() {
+    let (mut outbox, stats) = outbox(1 << 20, 100, 100);
+    for seqno in 1..=50 {
+        outbox.push(push(1, seqno, 1), &stats);
+    }
+    let settings = Settings::new(Vec::new()).push_buffer(1 << 20, 10);
+    outbox.configure(&settings, &stats);
+    let now = stats.snapshot();
+    assert_eq!((now.pushes_dropped, now.buffered_bytes), (40, 650));
+    let told = drain(&mut outbox, &stats, EVERYTHING);
+    assert_eq!((told.len(), told[0]), (11, (shard(1), 40, false)));
 }

@@ -13,6 +13,7 @@
 mod chaos;
 mod clock;
 mod fleet;
+pub mod migration;
 mod net;
 mod pipe;
 mod process;

@@ -287,6 +287,7 @@ fn rejected() {
             request_id: 5,
             shard_id: SHARD.to_bytes(),
             seqno: Some(0),
+            retry_after_millis: 0,
         }),
         &format!(
             "3a 1c                # rejected, 28 bytes
@@ -296,6 +297,20 @@ fn rejected() {
                {SHARD_FIELD_4}
                28 00              # seqno 0, which is not the same as none"
         ),
+    );
+}
+
+#[test]
+fn rejected_until_later() {
+    pin_response(
+        Response::Rejected(v1::Rejected {
+            code: v1::RejectionCode::ResourceExhausted.into(),
+            retry_after_millis: 300,
+            ..v1::Rejected::default()
+        }),
+        "3a 05                # rejected, 5 bytes
+           08 0e              # code: resource-exhausted
+           30 ac 02           # retry_after_millis",
     );
 }
 

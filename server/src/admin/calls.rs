@@ -6,11 +6,11 @@ use std::sync::Arc;
 use persist_pubsub_proto::ShardId;
 use persist_pubsub_proto::admin_v1::admin_service_server::AdminService;
 use persist_pubsub_proto::admin_v1::{
-    self as pb, GetFenceRequest, GetFenceResponse, GetServerInfoRequest, GetServerInfoResponse,
-    ListGenerationsRequest, ListGenerationsResponse, ListSessionsRequest, ListSessionsResponse,
-    ListShardsRequest, ListShardsResponse, SetFenceRequest, SetFenceResponse,
-    WatchGenerationsRequest, WatchGenerationsResponse, WatchShardsRequest, WatchShardsResponse,
-    WatchStatusRequest, WatchStatusResponse,
+    self as pb, DrainRequest, DrainResponse, GetFenceRequest, GetFenceResponse,
+    GetServerInfoRequest, GetServerInfoResponse, ListGenerationsRequest, ListGenerationsResponse,
+    ListSessionsRequest, ListSessionsResponse, ListShardsRequest, ListShardsResponse,
+    SetFenceRequest, SetFenceResponse, WatchGenerationsRequest, WatchGenerationsResponse,
+    WatchShardsRequest, WatchShardsResponse, WatchStatusRequest, WatchStatusResponse,
 };
 use std::sync::atomic::Ordering::Relaxed;
 use tokio::time::Instant;
@@ -26,6 +26,8 @@ use crate::topic::Topic;
 /// The page that is given when none is asked, and the largest.
 const PAGE: u32 = 100;
 const MAX_PAGE: u32 = 1000;
+/// Bytes of the reason for a drain.
+const MAX_REASON: usize = 256;
 
 fn page_size(asked: u32) -> Result<usize, Status> {
     match asked {
@@ -133,6 +135,24 @@ impl AdminService for Admin {
             shards: topics.iter().map(|t| show_shard(t, now)).collect(),
             next_page_token,
         }))
+    }
+
+    async fn drain(
+        &self,
+        request: Request<DrainRequest>,
+    ) -> Result<Response<DrainResponse>, Status> {
+        let reason = request.into_inner().reason;
+        if reason.len() > MAX_REASON {
+            return Err(Status::invalid_argument(format!(
+                "reason has {} bytes, at most {MAX_REASON} are taken",
+                reason.len()
+            )));
+        }
+        self.facts.drain.ask(match reason.as_str() {
+            "" => "an operator's call".to_owned(),
+            reason => reason.escape_debug().to_string(),
+        });
+        Ok(Response::new(DrainResponse {}))
     }
 
     type WatchShardsStream =
@@ -309,6 +329,7 @@ pub(crate) fn show_session(session: &Session, now: Instant) -> Option<pb::Sessio
         shards_behind: shards_behind as u64,
         behind_for: since.and_then(|since| now.duration_since(since).try_into().ok()),
         diffs_missed: traffic.missed.load(Relaxed),
+        identity: session.caller.name().unwrap_or_default().to_owned(),
     })
 }
 

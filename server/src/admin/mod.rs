@@ -1,25 +1,24 @@
 //! The operators' port.
 
 mod calls;
+mod guard;
 mod http;
 mod page;
 mod watch;
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use axum::Router;
 use persist_pubsub_proto::admin_v1::admin_service_server::AdminServiceServer;
 use persist_pubsub_proto::admin_v1::{self as pb, GetServerInfoResponse};
 use persist_pubsub_proto::v1;
 use tokio::time::Instant;
 use tonic::service::Routes;
 
+use crate::access::Access;
 use crate::clock;
 use crate::drain::Drain;
-use crate::listener::{Accept, Backoff};
 use crate::metrics::ScrapeMetrics;
 use crate::session::Shared;
 use crate::status::Board;
@@ -81,49 +80,18 @@ pub(crate) struct Admin {
     pub(crate) metrics: prometheus::Registry,
 }
 
-/// gRPC and HTTP on one port.
+/// gRPC and HTTP on one port, for those who may.
 pub(crate) fn router<R>(
     admin: Admin,
+    access: Arc<Access>,
     reflection: tonic_reflection::server::v1::ServerReflectionServer<R>,
-) -> Router
+) -> Routes
 where
     R: tonic_reflection::server::v1::ServerReflection,
 {
     let grpc = Routes::new(AdminServiceServer::new(admin.clone())).add_service(reflection);
-    http::routes(admin.clone())
+    let all = http::routes(admin.clone())
         .merge(page::routes(admin))
-        .merge(grpc.into_axum_router())
-}
-
-/// Serves until aborted.
-pub(crate) async fn serve(listener: impl Accept, router: Router) {
-    // Never ends: failures to accept are tried again.
-    if let Err(error) = axum::serve(Patient(listener), router).await {
-        tracing::error!(%error, "the operators' port has failed");
-    }
-}
-
-/// Accepts for axum, which wants no failure to be seen.
-struct Patient<A>(A);
-
-impl<A: Accept> axum::serve::Listener for Patient<A> {
-    type Io = A::Io;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (A::Io, SocketAddr) {
-        let mut backoff = Backoff::new();
-        loop {
-            match self.0.accept().await {
-                Ok(accepted) => return accepted,
-                Err(error) => {
-                    tracing::debug!(%error, "cannot accept on the operators' port");
-                    backoff.wait().await;
-                }
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
-    }
+        .merge(grpc.into_axum_router());
+    Routes::from(guard::over(all, access))
 }

@@ -32,7 +32,8 @@ fn speed(text: &str) -> Result<Speed, String> {
 
 pub(super) async fn run(args: ReplayArgs) -> Result<(), Failure> {
     let recording = Recording::read(&args.folder)?;
-    let url = args.server.url()?;
+    let endpoint = args.server.endpoint()?;
+    let authorization = args.server.authorization().await?;
     eprintln!(
         "{}: {} messages of {} clients, {:.1} s as recorded",
         args.folder.display(),
@@ -40,7 +41,7 @@ pub(super) async fn run(args: ReplayArgs) -> Result<(), Failure> {
         recording.callers.len(),
         recording.length().as_secs_f64(),
     );
-    let played = player::play(&recording, &url, args.speed).await?;
+    let played = player::play(&recording, &endpoint, authorization.value(), args.speed).await?;
     let seconds = played.took.as_secs_f64().max(1e-9);
     println!(
         "sent {} messages ({} pushes, {} bytes) in {:.3} s: {:.0} messages/s; received {} diffs",

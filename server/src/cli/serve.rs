@@ -1,5 +1,7 @@
 //! `persist-pubsub serve`.
 
+use std::pin::pin;
+
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -17,6 +19,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
     })?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let open = args.config.access.is_open();
     let (stop, stopped) = oneshot::channel::<()>();
     let server = app::start(args.config, async {
         // The sender goes only when this process does.
@@ -30,25 +33,27 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         listen = %server.data_addr(),
+        listen_plaintext = server.plaintext_addr().map(tracing::field::display),
         admin_listen = %server.admin_addr(),
         "serving"
     );
-    if args.log.log_format == LogFormat::Text {
+    if args.log.log_format == LogFormat::Text && open {
         greet(&server);
     }
+    let mut stopped = pin!(server.wait());
     tokio::select! {
+        // An operator's call has drained it.
+        outcome = stopped.as_mut() => {
+            tell(outcome);
+            return Ok(());
+        }
         _ = terminate.recv() => tracing::info!("SIGTERM: draining; a second signal ends at once"),
         _ = interrupt.recv() => tracing::info!("SIGINT: draining; a second signal ends at once"),
     }
     let _ = stop.send(());
     tokio::select! {
-        outcome = server.wait() => {
-            match outcome {
-                DrainOutcome::Complete => tracing::info!("stopped; every stream had ended"),
-                DrainOutcome::DeadlinePassed(streams) => {
-                    tracing::warn!(streams, "stopped at --drain-timeout; the streams left were cut");
-                }
-            }
+        outcome = stopped => {
+            tell(outcome);
             Ok(())
         }
         _ = terminate.recv() => Err("ended at once by a second signal".into()),
@@ -56,7 +61,20 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
     }
 }
 
-/// Where it serves and what to try, for somebody at a terminal.
+fn tell(outcome: DrainOutcome) {
+    match outcome {
+        DrainOutcome::Complete => tracing::info!("stopped; every stream had ended"),
+        DrainOutcome::DeadlinePassed(streams) => {
+            tracing::warn!(
+                streams,
+                "stopped at --drain-timeout; the streams left were cut"
+            );
+        }
+    }
+}
+
+/// Where it serves and what to try, for somebody at a terminal who needs no
+/// certificate and no token.
 fn greet(server: &Server) {
     let (data, admin) = (server.data_addr(), server.admin_addr());
     // As it was called: under cargo it is not on the path.

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, ValueEnum};
-use persist_pubsub_client::{Config, Event, WirePreference, connect};
+use persist_pubsub_client::{Event, WirePreference, connect};
 use persist_pubsub_proto::{MAX_SEQNO, ShardId};
 use serde_json::json;
 
@@ -85,7 +85,9 @@ pub(super) async fn run(args: TapArgs) -> Result<(), Failure> {
     // Why there is no connection, on standard error: events say nothing of an
     // attempt that failed.
     crate::logging::init(LogFormat::Text, "warn")?;
-    let config = Config::new(&args.server.url()?)?
+    let config = args
+        .server
+        .config()?
         .client_name("persist-pubsub tap")
         .client_version(env!("CARGO_PKG_VERSION"))
         .environment_id(&args.environment)

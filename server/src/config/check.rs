@@ -100,11 +100,11 @@ impl Config {
                 allowed: "1 to 256 bytes".to_owned(),
             });
         }
-        Ok(())
+        self.access.validate()
     }
 }
 
-fn within(
+pub(super) fn within(
     flag: &'static str,
     value: Duration,
     min: Duration,
@@ -114,11 +114,21 @@ fn within(
     check(flag, value, min, max, |v| text(v).to_string())
 }
 
-fn range(flag: &'static str, value: u64, min: u64, max: u64) -> Result<(), InvalidConfig> {
+pub(super) fn range(
+    flag: &'static str,
+    value: u64,
+    min: u64,
+    max: u64,
+) -> Result<(), InvalidConfig> {
     check(flag, value, min, max, |v| v.to_string())
 }
 
-fn bytes(flag: &'static str, value: usize, min: usize, max: usize) -> Result<(), InvalidConfig> {
+pub(super) fn bytes(
+    flag: &'static str,
+    value: usize,
+    min: usize,
+    max: usize,
+) -> Result<(), InvalidConfig> {
     check(flag, value, min, max, crate::units::show_size)
 }
 

@@ -1,5 +1,6 @@
 //! The settings: flags and environment variables, validated.
 
+mod access;
 mod check;
 
 use std::net::SocketAddr;
@@ -17,6 +18,16 @@ use crate::service::ServiceLimits;
 use crate::session::SessionLimits;
 use crate::topic::TopicLimits;
 use crate::units::{duration, size};
+
+pub use access::AccessConfig;
+
+/// Connections on the operators' port: people, dashboards, probes and
+/// Prometheus.
+const ADMIN_CONNECTIONS: usize = 256;
+/// Of these, those without a request yet.
+const ADMIN_HANDSHAKES: usize = 64;
+/// Requests of one of them at a time.
+const ADMIN_STREAMS: u32 = 32;
 
 /// Everything that can be set. Each setting is a flag, `--log-age`, and an
 /// environment variable, `PERSIST_PUBSUB_LOG_AGE`; the flag wins. Durations
@@ -224,6 +235,10 @@ pub struct Config {
     /// After which the process ends, whatever is left
     #[arg(help_heading = "Drain", long, value_name = "DURATION", value_parser = duration, env = "PERSIST_PUBSUB_DRAIN_TIMEOUT", default_value = "20s")]
     pub drain_timeout: Duration,
+
+    /// Who gets in
+    #[command(flatten)]
+    pub access: AccessConfig,
 }
 
 /// A setting that cannot be. A retry cannot help.
@@ -313,6 +328,7 @@ impl Config {
 
     pub(crate) fn connection_limits(&self) -> ConnectionLimits {
         ConnectionLimits {
+            http1: false,
             max_connections: self.max_connections,
             max_handshakes: self.max_handshakes,
             max_empty_frames_per_second: self.max_empty_frames_per_second,
@@ -323,6 +339,17 @@ impl Config {
             idle_timeout: self.idle_timeout,
             keepalive: self.keepalive,
             keepalive_timeout: self.keepalive_timeout,
+        }
+    }
+
+    /// Of the operators' port, which speaks HTTP/1 too.
+    pub(crate) fn admin_connection_limits(&self) -> ConnectionLimits {
+        ConnectionLimits {
+            http1: true,
+            max_connections: ADMIN_CONNECTIONS,
+            max_handshakes: ADMIN_HANDSHAKES,
+            max_streams_per_connection: ADMIN_STREAMS,
+            ..self.connection_limits()
         }
     }
 }

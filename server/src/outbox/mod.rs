@@ -409,7 +409,7 @@ impl Slot {
             return;
         }
         // What another had published before may still surface below the cursor.
-        let passed = self.cursor.pass_own(seqno);
+        let passed = self.cursor.pass_own(seqno, self.topic.epoch());
         if !passed || verdict == Verdict::Duplicate {
             let own = self.own.get_or_insert_default();
             own.add(seqno);

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use persist_pubsub_proto::v0;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tonic::metadata::{AsciiMetadataValue, errors::InvalidMetadataValue};
+use tonic::metadata::{AsciiMetadataValue, MetadataMap, errors::InvalidMetadataValue};
 use tonic::transport::{Channel, Endpoint};
 
 use super::Recording;
@@ -81,32 +81,36 @@ pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Plays `recording` to the server at `url`. Returns when the server has taken
+/// Plays `recording` to a server, with this `authorization` if there is one. Returns when the server has taken
 /// everything: each stream is half-closed behind its last message, and the
 /// server ends it when it has come so far.
 ///
 /// # Errors
 /// A connection fails, or a stream ends with an error.
-pub async fn play(recording: &Recording, url: &str, speed: Speed) -> Result<Played, PlayError> {
+pub async fn play(
+    recording: &Recording,
+    endpoint: &Endpoint,
+    authorization: Option<AsciiMetadataValue>,
+    speed: Speed,
+) -> Result<Played, PlayError> {
     let mut connections = Vec::new();
     for caller in &recording.callers {
-        let channel = Endpoint::from_shared(url.to_owned())
-            .map_err(|source| PlayError::Connect {
-                url: url.to_owned(),
-                source,
-            })?
-            .connect()
-            .await
-            .map_err(|source| PlayError::Connect {
-                url: url.to_owned(),
-                source,
-            })?;
-        connections.push((caller.clone(), channel));
+        let connected = endpoint.connect().await;
+        let channel = connected.map_err(|source| PlayError::Connect {
+            url: endpoint.uri().to_string(),
+            source,
+        })?;
+        let mut metadata = MetadataMap::new();
+        metadata.insert(v0::CALLER_ID, AsciiMetadataValue::try_from(caller)?);
+        if let Some(authorization) = &authorization {
+            metadata.insert("authorization", authorization.clone());
+        }
+        connections.push((caller.clone(), channel, metadata));
     }
     let start = Instant::now();
     let first = recording.records.first().map_or(Duration::ZERO, |r| r.at);
     let mut players = JoinSet::new();
-    for (index, (caller, channel)) in connections.into_iter().enumerate() {
+    for (index, (caller, channel, metadata)) in connections.into_iter().enumerate() {
         let script = recording
             .records
             .iter()
@@ -119,7 +123,7 @@ pub async fn play(recording: &Recording, url: &str, speed: Speed) -> Result<Play
                 (due, record.raw.clone())
             })
             .collect();
-        players.spawn(connection(channel, caller, script));
+        players.spawn(connection(channel, caller, metadata, script));
     }
     let mut played = Played {
         messages: recording.records.len(),
@@ -138,6 +142,7 @@ pub async fn play(recording: &Recording, url: &str, speed: Speed) -> Result<Play
 async fn connection(
     channel: Channel,
     caller: String,
+    metadata: MetadataMap,
     script: Vec<(Option<Instant>, Bytes)>,
 ) -> Result<usize, PlayError> {
     let failed = |status| PlayError::Stream {
@@ -157,9 +162,7 @@ async fn connection(
         }
     });
     let mut request = tonic::Request::new(tokio_stream::wrappers::ReceiverStream::new(sent));
-    request
-        .metadata_mut()
-        .insert(v0::CALLER_ID, AsciiMetadataValue::try_from(&caller)?);
+    *request.metadata_mut() = metadata;
     let mut grpc = tonic::client::Grpc::new(channel);
     grpc.ready().await.map_err(|source| PlayError::Connect {
         url: caller.clone(),

@@ -13,11 +13,13 @@ use persist_pubsub_client::{Reason, Requests, Responses};
 use persist_pubsub_proto::v1;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio::task::coop;
 use tokio_stream::Stream;
 use tonic::{Code, Status};
 
 use super::v1::Conversation;
 use super::{EndWithReader, LINGER, MESSAGES_PER_TURN, ServiceContext, ticks};
+use crate::access::Caller;
 use crate::error::EndReason;
 use crate::frame::{self, Response, Wire};
 use crate::outbox::{Output, When};
@@ -107,7 +109,7 @@ impl persist_pubsub_client::InProcess for InProcess {
         let context = lock(&self.door.context).clone();
         let context = context.ok_or_else(|| reason(&EndReason::ServerGone.status()))?;
         let session = context
-            .admit(Wire::V1, Address::InProcess)
+            .admit(Caller::anybody(), Wire::V1, Address::InProcess)
             .map_err(|status| reason(&status))?;
         let hold = Arc::new(Hold(Mutex::new(Some(SessionGuard(Arc::clone(&session))))));
         // Made here, so that it ends the session even if the runtime that is to
@@ -229,8 +231,11 @@ impl Stream for Speech {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<v1::SessionResponse, Reason>>> {
+        // Whoever reads without ever having to wait lets others have their turn.
+        let turn = ready!(coop::poll_proceed(cx));
         loop {
             if let Some(message) = self.ready.pop_front() {
+                turn.made_progress();
                 let message = Some(message);
                 return Poll::Ready(Some(Ok(v1::SessionResponse { message })));
             }

@@ -25,6 +25,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 
+use crate::access::{Access, Caller, exhausted};
 use crate::drain::Drain;
 use crate::error::EndReason;
 use crate::frame::Wire;
@@ -42,13 +43,40 @@ const BYTES_OF_A_MESSAGE: usize = 1024;
 /// How long an ended stream may take to hand its last bytes over, before its
 /// connection is cut.
 const LINGER: Duration = Duration::from_secs(5);
+/// When a peer may try again that came when the server was full.
+const SESSION_RETRY: Duration = Duration::from_secs(5);
 /// The longest that a session goes without a look at its clocks.
 const TICK: Duration = Duration::from_secs(1);
 
-/// What the connection that a stream came over lets the stream do.
+/// Where a connection came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Port {
+    Data,
+    /// The data port's service without TLS, beside one with it.
+    Plaintext,
+    Admin,
+}
+
+impl Port {
+    /// The metrics' label, and the log's.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Data => "data",
+            Self::Plaintext => "plaintext",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// What is known of the connection that a request came over, and what a stream
+/// may do with it.
 #[derive(Clone, Debug)]
 pub(crate) struct Connection {
     pub(crate) peer: SocketAddr,
+    pub(crate) port: Port,
+    /// Those in the client's certificate, which was verified. Empty without
+    /// one.
+    pub(crate) names: Arc<[String]>,
     /// Cuts the connection when notified.
     pub(crate) cut: Arc<Notify>,
 }
@@ -57,6 +85,7 @@ pub(crate) struct Connection {
 #[derive(Debug)]
 pub(crate) struct ServiceContext {
     pub(crate) shared: Arc<Shared>,
+    pub(crate) access: Arc<Access>,
     pub(crate) drain: Drain,
     pub(crate) limits: ServiceLimits,
     /// Bounds the log lines that bad messages can cause.
@@ -145,8 +174,10 @@ impl<const V1: bool> StreamService<V1> {
             return Err(Status::internal("the stream has no connection"));
         };
         let context = &self.context;
+        let caller = context.access.identify(request.headers(), &connection)?;
+        let caller = context.access.admit(caller, connection.peer.ip())?;
         let wire = if V1 { Wire::V1 } else { Wire::V0 };
-        let session = context.admit(wire, Address::Network(connection.peer))?;
+        let session = context.admit(caller, wire, Address::Network(connection.peer))?;
         let (parts, body) = request.into_parts();
         let (reading, context) = (Arc::clone(&session), Arc::clone(context));
         // Ends by itself when the stream does: `read` watches for that.
@@ -175,18 +206,19 @@ impl<const V1: bool> StreamService<V1> {
 
 impl ServiceContext {
     /// A new session, if the server takes one now.
-    fn admit(&self, wire: Wire, address: Address) -> Result<Arc<Session>, Status> {
+    fn admit(&self, caller: Caller, wire: Wire, address: Address) -> Result<Arc<Session>, Status> {
         if self.drain.state().is_leaving() {
             return Err(Status::unavailable("the server is draining"));
         }
         let shared = &self.shared;
         let Some(id) = shared.census.admit() else {
             shared.metrics.refused.inc();
-            return Err(Status::resource_exhausted(
-                "the server has as many sessions as it takes (--max-sessions)",
+            return Err(exhausted(
+                "the server has as many sessions as it takes (--max-sessions)".to_owned(),
+                SESSION_RETRY,
             ));
         };
-        Ok(Session::new(id, wire, address, Arc::clone(shared)))
+        Ok(Session::of(caller, id, wire, address, Arc::clone(shared)))
     }
 }
 
@@ -319,6 +351,15 @@ impl NamedService for StreamService<false> {
 
 impl NamedService for StreamService<true> {
     const NAME: &'static str = "persist.pubsub.v1.PubSubService";
+}
+
+/// Ends a session whose identity has gone while it was not in the census yet,
+/// where a reload looks for such. To be called once it is: one of the two sees
+/// the other.
+fn still_known(session: &Session, context: &ServiceContext) {
+    if !context.access.holds(&session.caller) {
+        session.end(EndReason::IdentityGone, When::Answered);
+    }
 }
 
 /// Counts a refused message, and logs it within the rate.

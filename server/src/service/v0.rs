@@ -35,10 +35,9 @@ impl Speaker {
             || "unknown".to_owned(),
             |id| super::printable(id.as_bytes(), MAX_CALLER_ID),
         );
-        let environment = context
-            .shared
-            .registry
-            .environment(&context.limits.v0_environment);
+        let own = session.caller.environment();
+        let environment = own.unwrap_or(&context.limits.v0_environment);
+        let environment = context.shared.registry.environment(environment);
         let generation = generation::of(&context.limits.v0_generations, &caller_id);
         let profile = Profile {
             caller_id,
@@ -48,15 +47,16 @@ impl Speaker {
             client_version: String::new(),
         };
         session.introduce(profile, Mode::ReadWrite, None);
+        super::still_known(&session, context);
         Self {
             session,
             context: Arc::clone(context),
         }
     }
 
-    fn handle(&self, message: &Bytes) -> Result<(), Refusal> {
+    async fn handle(&self, message: &Bytes) -> Result<(), Refusal> {
         match frame::read_v0(message, self.session.shared().clock.unix_nanos())? {
-            FromV0::Push(publication) => self.session.publish(publication),
+            FromV0::Push(publication) => self.session.publish_slowed(publication).await,
             FromV0::Subscribe(shard) => {
                 let shards = [(shard, Start::Replay)];
                 self.session.room_for(&shards)?;
@@ -76,7 +76,7 @@ impl Speaker {
 
 impl Dialect for Speaker {
     async fn take(&mut self, message: Bytes) {
-        if let Err(refusal) = self.handle(&message) {
+        if let Err(refusal) = self.handle(&message).await {
             super::refused(&self.session, &self.context, &refusal);
         }
     }

@@ -139,10 +139,18 @@ impl Conversation {
             return Err(Refusal::new(RefusalCode::NoCommonRevision, why));
         }
         let limits = &self.context.limits;
-        let environment = if hello.environment_id.is_empty() {
-            &limits.v0_environment
-        } else {
-            &hello.environment_id
+        let own = self.session.caller.environment();
+        let environment = match (own, hello.environment_id.as_str()) {
+            (Some(own), "") => own,
+            (Some(own), named) if own != named => {
+                let who = self.session.caller.name().unwrap_or_default();
+                let why = format!("'{who}' is of environment '{own}', and the Hello names another");
+                let end = EndReason::NotAllowed(why.clone());
+                self.session.end(end, When::Answered);
+                return Err(Refusal::new(RefusalCode::NotAllowed, why));
+            }
+            (None, "") => &limits.v0_environment,
+            (_, named) => named,
         };
         self.introduced = true;
         let asked = &hello.capabilities;
@@ -180,6 +188,7 @@ impl Conversation {
             client_version: text(&hello.client_version),
         };
         self.session.introduce(profile, mode, Some(welcome));
+        super::still_known(&self.session, &self.context);
         Ok(())
     }
 
@@ -292,6 +301,8 @@ impl Conversation {
             request_id: refusal.request_id,
             shard_id: refusal.shard.map(|s| s.to_bytes()).unwrap_or_default(),
             seqno: refusal.seqno,
+            // 0 says nothing: no hint is below a millisecond.
+            retry_after_millis: refusal.retry_after.map_or(0, |time| millis(time).max(1)),
         }));
     }
 

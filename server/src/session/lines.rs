@@ -17,6 +17,7 @@ impl Session {
             wire = self.wire.as_str(),
             address = %self.address,
             caller = profile.caller_id,
+            identity = self.caller.name(),
             environment = profile.environment.name(),
             generation = profile.generation,
             unlogged = Some(unlogged).filter(|&n| n > 0),

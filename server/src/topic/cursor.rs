@@ -70,11 +70,12 @@ impl Cursor {
         }
     }
 
-    /// The reader published `seqno` itself. True: it stood right there, and
-    /// now stands behind it. False: it has something to read before that, or
-    /// stands further on; in a run that is no more, maybe.
-    pub(crate) fn pass_own(&mut self, seqno: u64) -> bool {
-        let here = self.next == seqno;
+    /// The reader published `seqno` itself, when the order's epoch was at most
+    /// `epoch`. True: it stood right there, and now stands behind it. False: it
+    /// has something to read before that, or stands further on, or in a run
+    /// that is no more.
+    pub(crate) fn pass_own(&mut self, seqno: u64, epoch: u32) -> bool {
+        let here = self.next == seqno && self.epoch == epoch;
         if here {
             self.next += 1;
         }

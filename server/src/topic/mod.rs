@@ -12,6 +12,7 @@ mod subscribers;
 #[cfg(test)]
 mod tests;
 
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use persist_pubsub_proto::ShardId;
@@ -42,6 +43,9 @@ pub(crate) struct Topic {
     pub(crate) shard: ShardId,
     /// Its place among the topics without subscribers.
     pub(crate) ticket: Ticket,
+    /// The order's epoch after the last publication, for who has just
+    /// published.
+    epoch: AtomicU32,
     state: Mutex<State>,
 }
 
@@ -143,6 +147,7 @@ impl Topic {
             environment,
             shard,
             ticket: Ticket::default(),
+            epoch: AtomicU32::new(0),
             state: Mutex::new(State {
                 order: Order::new(),
                 subscribers: Subscribers::default(),
@@ -192,6 +197,7 @@ impl Topic {
             },
             limits,
         );
+        self.epoch.store(state.order.epoch(), Relaxed);
         let mut arm = None;
         match verdict {
             Verdict::Duplicate | Verdict::DoubtedAgain => {}
@@ -313,6 +319,12 @@ impl Topic {
             .map_or(0, |released| state.order.replay_from(released, now, limits));
         state.subscribers.mark(index, now);
         Cursor::at(next, &state.order)
+    }
+
+    /// The order's epoch: at least that in which the caller's last publication
+    /// was taken, which the topic's lock has seen to.
+    pub(crate) fn epoch(&self) -> u32 {
+        self.epoch.load(Relaxed)
     }
 
     /// The highest seqno accepted.

@@ -233,6 +233,7 @@ impl Order {
         if seqno < released {
             if entry.diff.is_none() {
                 // It was told as a hole; there is nothing to add.
+                self.publisher_has_come();
                 return Verdict::Duplicate;
             }
             self.holes.remove(seqno);
@@ -256,6 +257,7 @@ impl Order {
             }
             return Verdict::FilledLate;
         }
+        let announced = entry.diff.is_none();
         self.log.insert(entry);
         if seqno == released {
             let waited = self.held() > 1;
@@ -263,14 +265,27 @@ impl Order {
             if waited {
                 self.wait_again();
             }
+            if announced {
+                self.publisher_has_come();
+            }
             return Verdict::InOrder;
         }
         if limits.reorder_window.is_zero() || self.resume_at.is_some_and(|at| now < at) {
             self.passed_at = Some(now);
             self.pass(seqno, now);
+            if announced {
+                self.publisher_has_come();
+            }
             return Verdict::Gapped(seqno - 1);
         }
         Verdict::Held
+    }
+
+    /// A seqno was announced without its diff: somebody has published elsewhere
+    /// until now, or lost it on the way, and is here. What was missing may have
+    /// been theirs, so what is missing next is worth waiting for.
+    fn publisher_has_come(&mut self) {
+        self.wait_again();
     }
 
     /// The number of the next notice; never 0.
@@ -301,8 +316,13 @@ impl Order {
             let next = held().map(|e| e.at + limits.reorder_window).min();
             return (None, next);
         };
-        self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-        self.resume_at = Some(now + self.pause);
+        // An announcement that waited in vain says that its publisher has come,
+        // and nothing of those who do not publish.
+        let in_vain = |e: &Entry| e.seqno <= due && e.diff.is_some();
+        if held().any(in_vain) {
+            self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+            self.resume_at = Some(now + self.pause);
+        }
         // Waiting pauses: what else is held is not to be waited for either.
         let last = self.log.last().map_or(due, |e| e.seqno);
         (self.pass(last.max(due), now), None)

@@ -161,6 +161,6 @@ async fn a_v0_replay_is_passed_over() {
 /// The host has the shard, and a v0 session brings it.
 fn v0(have: u64) -> Bench {
     let mut bench = Bench::bare(Some(have));
-    bench.run.asked_v0(A);
+    bench.run.asked_v0(A, Instant::now());
     bench
 }

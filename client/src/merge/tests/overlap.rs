@@ -189,7 +189,7 @@ async fn a_session_that_named_no_seqno_begins_at_its_servers_head() {
 #[tokio::test(start_paused = true)]
 async fn from_v1_to_v0() {
     let mut bench = Bench::new(3);
-    bench.run.asked_v0(B);
+    bench.run.asked_v0(B, Instant::now());
     bench.with(|run, tell| run.unanswerable(B, clock(), tell));
     assert_eq!(bench.told(), "", "the old session brings all that there is");
     bench.diff(B, 6);
@@ -211,7 +211,7 @@ async fn from_v1_to_v0() {
 #[tokio::test(start_paused = true)]
 async fn a_v0_session_that_was_silent_does_not_stand_for_the_old_one() {
     let mut bench = Bench::new(3);
-    bench.run.asked_v0(B);
+    bench.run.asked_v0(B, Instant::now());
     bench.with(|run, tell| run.unanswerable(B, clock(), tell));
     bench.left(A, End::Complete);
     bench.pass(SPREAD).await;
@@ -221,7 +221,7 @@ async fn a_v0_session_that_was_silent_does_not_stand_for_the_old_one() {
 #[tokio::test]
 async fn from_v0_to_v1() {
     let mut bench = Bench::bare(Some(3));
-    bench.run.asked_v0(A);
+    bench.run.asked_v0(A, Instant::now());
     bench.with(|run, tell| run.unanswerable(A, clock(), tell));
     assert_eq!(bench.told(), "r?");
     bench.joins(B, 3);

@@ -14,6 +14,7 @@ use persist_pubsub_proto::v1;
 use prost::Message;
 
 use super::*;
+use crate::access::Caller;
 use crate::config::Config;
 use crate::frame::{self, PREFIX};
 use crate::metrics::{SessionMetrics, TopicMetrics};
@@ -80,7 +81,8 @@ impl Bench {
 
     fn open_at(&self, wire: Wire, address: Address) -> (Arc<Session>, SessionGuard) {
         let id = self.shared.census.admit().expect("there is room");
-        let session = Session::new(id, wire, address, Arc::clone(&self.shared));
+        let shared = Arc::clone(&self.shared);
+        let session = Session::of(Caller::anybody(), id, wire, address, shared);
         (Arc::clone(&session), SessionGuard(session))
     }
 

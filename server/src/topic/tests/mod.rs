@@ -193,7 +193,7 @@ impl Bench {
         let verdict = self.put(seqno, Some(100), who.reader.session, Some(who.index));
         if verdict.was_doubted() {
             who.own.add_doubted(seqno);
-        } else if !who.cursor.pass_own(seqno) || verdict == Verdict::Duplicate {
+        } else if !who.cursor.pass_own(seqno, self.topic.epoch()) || verdict == Verdict::Duplicate {
             who.own.add(seqno);
         }
         verdict

@@ -251,3 +251,33 @@ fn the_highest_seqno_there_is_overflows_nothing() {
     assert_eq!(bench.read(&mut late), []);
     assert_eq!(bench.publish(0), Verdict::Doubted);
 }
+
+/// Regression: writers who come to a server one after another leave holes at
+/// first, and waiting paused, for up to a minute; so when all were there, the
+/// first two who overtook each other cost everybody a fetch. Who comes
+/// announces what it published elsewhere, and that ends the pause.
+#[test]
+fn who_announces_has_come_and_is_waited_for() {
+    for announced in [9, 11, 14] {
+        let mut bench = Bench::new();
+        let mut b = bench.v1();
+        bench.publish_all([1, 4, 7]);
+        bench.pass(ms(50));
+        assert_eq!(bench.publish(10), Gapped(9), "waiting pauses");
+        bench.announce(announced);
+        bench.publish_all(announced.max(10) + 1..20);
+        bench.read(&mut b);
+        assert_eq!(bench.publish(21), Held, "announced {announced}");
+        assert_eq!(bench.publish(20), InOrder);
+        assert_eq!(bench.read(&mut b), [D(20), D(21)]);
+    }
+}
+
+#[test]
+fn an_announcement_that_waits_in_vain_pauses_nothing() {
+    let mut bench = Bench::new();
+    bench.publish(1);
+    assert_eq!(bench.announce(5), Held);
+    bench.pass(ms(50));
+    assert_eq!(bench.publish(7), Held, "not Gapped");
+}

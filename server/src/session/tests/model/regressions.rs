@@ -359,3 +359,49 @@ fn what_was_not_read_of_a_run_that_is_given_up_is_told() {
         ],
     );
 }
+
+/// A cursor in a run that was given up stood where the session then published
+/// in the new one: it counted as passed, and the cursor went back before it.
+#[test]
+fn own_diffs_where_a_cursor_of_the_old_run_stands_are_no_gap() {
+    let far = |n| Publish {
+        who: 0,
+        shard: 0,
+        seqno: Far(1, n),
+        announce: false,
+    };
+    holds(
+        Bounds {
+            entries: 2,
+            bytes: 2000,
+            bytes_total: 41265,
+            window_ms: 0,
+            confirm_ms: 0,
+        },
+        vec![
+            Connect { v1: false },
+            Publish {
+                who: 0,
+                shard: 0,
+                seqno: Near(53),
+                announce: false,
+            },
+            far(0),
+            far(1),
+            Subscribe {
+                who: 4,
+                shard: 0,
+                have: Some(Near(57)),
+            },
+            far(3),
+            Run {
+                who: 0,
+                shard: 0,
+                len: 6,
+                without: 6,
+                own: true,
+            },
+            Connect { v1: false },
+        ],
+    );
+}
