@@ -16,6 +16,8 @@ mod draining;
 mod ending;
 #[path = "all/peer.rs"]
 mod peer;
+#[path = "all/promoting.rs"]
+mod promoting;
 #[path = "all/pushing.rs"]
 mod pushing;
 #[path = "all/returning.rs"]

@@ -1,9 +1,13 @@
 //! Read-only sessions: what they publish is refused, and they become read-write
 //! on the same stream when their process is promoted.
 
+use bytes::Bytes;
+use persist_pubsub_client::{Config, Mode, connect};
 use persist_pubsub_compat_tests::operator::Operator;
 use persist_pubsub_compat_tests::v1_peer::{self, Peer, hello};
+use persist_pubsub_compat_tests::wait::until;
 use persist_pubsub_proto::v1::session_request::Message as Request;
+use persist_pubsub_proto::v1::session_response::Message as Response;
 use persist_pubsub_proto::v1::{
     CAPABILITY_SET_MODE, Heartbeat, Hello, RejectionCode, SessionMode, SetMode,
 };
@@ -121,6 +125,63 @@ async fn without_the_capability_it_is_ignored() -> Verdict {
         .await?;
     peer.sender().publish(SHARD, 1, 1, "x").await?;
     expect_refused(&mut peer, 1).await
+}
+
+/// The client crate, promoted and demoted by several threads under a load of
+/// pushes: one session throughout, nothing refused, and what was pushed in
+/// read-write mode arrives.
+#[tokio::test]
+async fn the_client_crate_is_promoted_in_its_session() -> Verdict {
+    const TURNS: u64 = 20;
+    let server = server(&["--max-seqno-jump=1000000"]).await?;
+    let operator = Operator::connect(&server).await?;
+    let mut reader = Peer::connect(&server.url(), "reader").await?;
+    reader.follow(SHARD, None).await?;
+    let config = Config::new(&server.url())?
+        .client_name("crate")
+        .mode(Mode::ReadOnly);
+    let (client, _events) = connect(config);
+    until("it to be connected", async || {
+        (mode_of(&operator, "crate").await.ok()? == "read-only").then_some(())
+    })
+    .await?;
+    for turn in 1..=TURNS {
+        let turn_on = |mode, seqno, diff: &'static [u8]| {
+            let client = client.clone();
+            let turning = std::thread::spawn(move || {
+                client.set_mode(mode);
+                client.push_diff(&SHARD, seqno, Bytes::from_static(diff));
+            });
+            turning.join().map_err(|_| "the thread has failed")
+        };
+        turn_on(Mode::ReadWrite, 2 * turn, b"taken")?;
+        until("it to be promoted", async || {
+            (client.stats().sent == turn).then_some(())
+        })
+        .await?;
+        turn_on(Mode::ReadOnly, 2 * turn + 1, b"dropped")?;
+    }
+    let mut heard = 0;
+    while heard < 2 * TURNS {
+        if let Response::Diff(diff) = reader.receiver().expect("the diffs").await? {
+            assert_eq!(&diff.diff[..], b"taken");
+            heard = diff.seqno;
+        }
+    }
+    assert_eq!(client.stats().pushes_dropped, TURNS);
+    assert_eq!(client.stats().sent, TURNS);
+    assert_eq!(operator.rejected("v1", "read_only").await?, 0.0);
+    until("it to be read-only in the end", async || {
+        (mode_of(&operator, "crate").await.ok()? == "read-only").then_some(())
+    })
+    .await?;
+    client.set_mode(Mode::ReadWrite);
+    until("it to be read-write", async || {
+        (mode_of(&operator, "crate").await.ok()? == "read-write").then_some(())
+    })
+    .await?;
+    assert_eq!(client.stats().established, 1);
+    Ok(())
 }
 
 /// Before its Hello a session is in no mode.
