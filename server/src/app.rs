@@ -20,8 +20,8 @@ use crate::admin::{self, Admin, Facts};
 use crate::clock::Clock;
 use crate::config::{Config, InvalidConfig};
 use crate::drain::{Drain, DrainOutcome, DrainState};
-pub use crate::fence::BrokenState;
-use crate::fence::Fences;
+pub use crate::fence::{BrokenState, FenceError};
+use crate::fence::{Fences, Order};
 use crate::listener::{self, Accept};
 use crate::logging::LogGate;
 use crate::metrics::{
@@ -83,6 +83,7 @@ pub struct Server {
     plaintext: Option<SocketAddr>,
     admin: SocketAddr,
     metrics: prometheus::Registry,
+    shared: Arc<Shared>,
     main: JoinHandle<DrainOutcome>,
     doorkeeper: Doorkeeper,
     _background: Vec<AbortOnDrop>,
@@ -159,6 +160,25 @@ impl Server {
     #[must_use]
     pub fn in_process(&self) -> InProcess {
         self.doorkeeper.door().clone()
+    }
+
+    /// Raises the fence of an environment, as the operators' `SetFence` does: for
+    /// a host that knows when a generation is done. Returns the fence's epoch.
+    /// When it returns, nothing that a session of a generation below publishes
+    /// is accepted any more. Sessions of unknown generation stay. Writes the
+    /// state file, if there is one: blocks for that long.
+    ///
+    /// # Errors
+    /// See [`FenceError`]; nothing has changed then.
+    pub fn fence(&self, environment: &str, generation: u64) -> Result<u64, FenceError> {
+        let order = Order {
+            generation,
+            unknown_v0: false,
+            force_was: None,
+        };
+        let shared = &self.shared;
+        let raised = shared.fences.set(environment, order, &shared.census)?;
+        Ok(raised.token.epoch)
     }
 
     /// Waits until the shutdown that was given to [`start`] has come, or an
@@ -277,6 +297,7 @@ async fn serve<D: Accept>(
             "tokens pass in the clear where a port has no TLS (--tls-cert, --admin-tls-cert)"
         );
     }
+    let shared_by_all = Arc::clone(&shared);
     let drain = Drain::new();
     let instance_id = format!("{:016x}", fastrand::u64(..));
     let context = Arc::new(ServiceContext {
@@ -377,6 +398,7 @@ async fn serve<D: Accept>(
         plaintext: plaintext_addr,
         admin: admin_addr,
         metrics,
+        shared: shared_by_all,
         main,
         doorkeeper: Doorkeeper::new(context, tokio::runtime::Handle::current()),
         _background: background,

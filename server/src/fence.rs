@@ -118,24 +118,44 @@ impl Order {
 
 /// Why a fence was not set. Nothing has changed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum FenceError {
+pub enum FenceError {
+    /// A name that no environment has.
     #[error("an environment's name has 1 to {MAX_NAME} bytes")]
     Name,
+    /// No generation.
     #[error("generations begin at 1; to let everybody in again, force it to 0")]
     NoGeneration,
     /// A retry helps only with force.
     #[error(
         "a fence only rises: it stands at generation {stands} (epoch {epoch}), and {asked} was asked; to lower it, force it and name what it was"
     )]
-    Lower { asked: u64, stands: u64, epoch: u64 },
+    Lower {
+        /// The generation that was asked for.
+        asked: u64,
+        /// The one that it stands at.
+        stands: u64,
+        /// Its epoch.
+        epoch: u64,
+    },
     /// The caller believes in a fence that is not there.
     #[error("the fence stands at generation {stands}, not at {named}")]
-    NotThere { named: u64, stands: u64 },
+    NotThere {
+        /// The generation that the caller named.
+        named: u64,
+        /// The one that it stands at.
+        stands: u64,
+    },
+    /// There is no room for another environment's.
     #[error("{MAX_FENCES} environments have a fence, and more cannot")]
     TooMany,
     /// A retry can help.
     #[error("cannot write {path} (--state-file): {source}; the fence stands as before")]
-    NotWritten { path: PathBuf, source: io::Error },
+    NotWritten {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
 }
 
 /// A fence that stands.

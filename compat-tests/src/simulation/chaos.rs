@@ -6,7 +6,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use persist_pubsub_client::WirePreference;
 use persist_pubsub_proto::ShardId;
-use persist_pubsub_server::config::Config;
+use persist_pubsub_server::config::{Config, V0Generation};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -39,7 +39,13 @@ pub(super) async fn run(seed: u64, keep_lines: bool) -> Outcome {
         .collect();
     let world = World::new(&shards, keep_lines);
     let net = Net::new(rng.fork());
-    let mut fleet = Fleet::new(&net, &world, server_config(&mut rng));
+    let mut config = server_config(&mut rng);
+    // The others are as they always were: a seed is a run for ever.
+    let upgrade = seed % 8 == 7;
+    if upgrade {
+        config.v0_generation = v0_generations();
+    }
+    let mut fleet = Fleet::new(&net, &world, config);
     fleet.start().await;
     let processes = rng.u8(2..7);
     let mut stage = Stage {
@@ -52,6 +58,7 @@ pub(super) async fn run(seed: u64, keep_lines: bool) -> Outcome {
         cast: Vec::new(),
         started: 0,
         healings: Vec::new(),
+        upgrade,
     };
     for at in 0..processes {
         stage.cast.push(None);
@@ -96,6 +103,20 @@ fn server_config(rng: &mut Rng) -> Config {
     config
 }
 
+/// The newer of two generations.
+const NEW: u64 = 2;
+
+/// The generation of the processes in a place.
+fn generation(at: usize) -> u64 {
+    if at.is_multiple_of(2) { NEW - 1 } else { NEW }
+}
+
+/// The same, for who cannot say so: by the caller ids `p0.1`, `p1.2`.
+fn v0_generations() -> Vec<V0Generation> {
+    let rules = (0..10).map(|at| format!("p{at}.*={}", generation(at)));
+    rules.filter_map(|rule| rule.parse().ok()).collect()
+}
+
 /// All that plays.
 struct Stage {
     rng: Rng,
@@ -108,6 +129,8 @@ struct Stage {
     started: u32,
     /// When a partition ends.
     healings: Vec<(Instant, Host, Host)>,
+    /// Processes are of two generations, and the older one is fenced out.
+    upgrade: bool,
 }
 
 struct Actor {
@@ -133,6 +156,7 @@ impl Stage {
         let small = rng.u8(0..4) == 0;
         let habits = Habits {
             wire,
+            generation: if self.upgrade { generation(at) } else { 0 },
             pause: Duration::from_millis(rng.u64(10..400)),
             push_buffer: if small {
                 (64 * 1024, 20)
@@ -180,7 +204,16 @@ impl Stage {
 
     async fn trouble(&mut self) {
         let end = Instant::now() + TROUBLE;
+        // At one of the moments between two troubles.
+        let mut until_fence = self.upgrade.then(|| self.rng.u8(0..12));
         while Instant::now() < end {
+            until_fence = match until_fence {
+                Some(0) => {
+                    self.fleet.fence(NEW);
+                    None
+                }
+                other => other.map(|n| n - 1),
+            };
             let pause = Duration::from_millis(self.rng.u64(20..1_200));
             self.wait(pause).await;
             self.world.count(|c| c.faults += 1);
@@ -300,12 +333,16 @@ impl Stage {
         self.healings.clear();
         self.net.heal();
         self.world.saw(format_args!("peace"));
+        if self.upgrade {
+            // If it has not been yet.
+            self.fleet.fence(NEW);
+        }
         for at in 0..self.cast.len() {
             self.order(at, Order::Quiet).await;
         }
         sleep(PEACE).await;
         self.fleet.check_bounds().await;
-        let cast = self.gather().await;
+        let cast = self.survivors().await;
         // v0 cannot announce what was lost with a connection, nor be told of
         // what left the log.
         let mut heads = BTreeMap::new();
@@ -329,7 +366,7 @@ impl Stage {
             .iter()
             .map(|&shard| (shard, self.world.head(shard)))
             .collect();
-        let cast = self.gather().await;
+        let cast = self.survivors().await;
         for (process, _) in &cast {
             process.check_knows(&heads, "after the last publishes");
         }
@@ -357,6 +394,20 @@ impl Stage {
             // One that has ended has said why.
             let _ = actor.orders.send(order).await;
         }
+    }
+
+    /// Everybody stops where they are, and those that are fenced out for ever.
+    async fn survivors(&mut self) -> Vec<(Process, usize)> {
+        let cast = self.gather().await;
+        let fenced = |process: &Process| {
+            process.generation() > 0 && self.fleet.is_fenced(process.generation())
+        };
+        let (fenced, survivors): (Vec<_>, Vec<_>) =
+            cast.into_iter().partition(|(process, _)| fenced(process));
+        for (process, _) in fenced {
+            process.check_fenced();
+        }
+        survivors
     }
 
     /// Everybody stops where they are.

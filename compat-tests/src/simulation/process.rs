@@ -45,6 +45,8 @@ const REFILL: Duration = Duration::from_millis(5);
 #[derive(Clone, Debug)]
 pub(super) struct Habits {
     pub(super) wire: WirePreference,
+    /// 0: it names none.
+    pub(super) generation: u64,
     /// The mean pause between two of its commits.
     pub(super) pause: Duration,
     pub(super) push_buffer: (usize, usize),
@@ -69,6 +71,8 @@ pub(super) struct Process {
     heard_at: Instant,
     /// Whether the session speaks v1.
     v1: bool,
+    /// It was told that it is fenced out.
+    fenced: bool,
 }
 
 impl Process {
@@ -103,6 +107,7 @@ impl Process {
             stalled_until: Instant::now(),
             heard_at: Instant::now(),
             v1: false,
+            fenced: false,
         };
         for &shard in shards {
             if process.rng.u8(0..4) > 0 {
@@ -230,6 +235,7 @@ impl Process {
                         self.hear(event);
                         continue;
                     }
+                    Poll::Ready(None) if self.fenced => return self,
                     Poll::Ready(None) => {
                         let what = format_args!("{}: the events ended", self.name);
                         self.world.violated("advisory", what);
@@ -280,6 +286,13 @@ impl Process {
                 Event::Connected { wire, .. } => {
                     self.v1 = wire == Wire::V1;
                     self.world.count(|c| c.sessions += 1);
+                }
+                Event::Fenced { generation, .. } => {
+                    self.fenced = true;
+                    if generation <= self.habits.generation {
+                        let what = format_args!("{}: fenced by {generation}", self.name);
+                        self.world.violated("fence", what);
+                    }
                 }
                 Event::Disconnected { .. } => self.own.values_mut().for_each(Own::begin_anew),
                 _ => {}
@@ -353,6 +366,21 @@ impl Process {
         }
     }
 
+    pub(super) fn generation(&self) -> u64 {
+        self.habits.generation
+    }
+
+    /// One of a generation that is fenced out was told so, if it can be, and
+    /// is not served. (A v0 stream of one that comes back begins before it ends:
+    /// that nothing is subscribed on it is seen at the server.)
+    pub(super) fn check_fenced(&self) {
+        let connected = !self.is_v0() && self.client.stats().connected;
+        if connected || self.fenced == self.is_v0() {
+            let what = format_args!("{}: connected {connected}, told {}", self.name, self.fenced);
+            self.world.violated("fence", what);
+        }
+    }
+
     pub(super) fn subscriptions(&self) -> usize {
         self.readers.len()
     }
@@ -373,6 +401,7 @@ fn config(name: &str, habits: &Habits, rng: &mut Rng) -> Config {
         .unwrap_or_else(|error| unreachable!("{error}"));
     config
         .client_name(name)
+        .deploy_generation(habits.generation)
         .wire(habits.wire)
         .connect_timeout(millis(1_000))
         .handshake_timeout(millis(1_000))
