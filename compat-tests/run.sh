@@ -131,6 +131,9 @@ step 'buf lint'
 step 'cargo doc'
 RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps
 
+step 'the packages that hosts embed, with their oldest dependencies'
+./compat-tests/packaged.sh
+
 # SEEDS=100000 soaks.
 step "simulation, ${SEEDS:=1000} seeds"
 cargo run --locked --quiet -p persist-pubsub-compat-tests --bin simulate -- --seeds "$SEEDS"

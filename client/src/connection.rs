@@ -299,8 +299,14 @@ impl Connection {
             }
             Refusal::Failed(reason) | Refusal::Unimplemented(reason) => reason,
         };
+        self.shared.stats.failed.one();
         if self.current.is_none() {
             self.shared.down(self.id, reason.clone());
+        }
+        if let Reason::SameServer(instance) = &reason {
+            // Nothing is wrong: it is as another look-up would have it.
+            tracing::debug!(server = %self.place, ?instance, "the same pubsub server again");
+            return self.dial_after(self.config.look_up_interval);
         }
         let delay = self.backoff.next();
         if let Some(withheld) = self.log.failed.allows() {

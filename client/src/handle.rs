@@ -106,6 +106,38 @@ impl Client {
         self.held.0.stats.snapshot()
     }
 
+    /// Registers `mz_persist_pubsub_client_*`: the counters of
+    /// [`stats`](Self::stats), read at each scrape, and how old diffs are when
+    /// the host takes them, counted from now on. The crate's README has the
+    /// list.
+    ///
+    /// They stay when the connection has ended, and show what it did until
+    /// then, until [`unregister_metrics`](Self::unregister_metrics).
+    ///
+    /// # Errors
+    /// If the registry has the metrics of a client already, or somebody
+    /// else's of one of these names: then it is as it was.
+    #[cfg(feature = "metrics")]
+    pub fn register_metrics(
+        &self,
+        registry: &prometheus::Registry,
+    ) -> Result<(), crate::RegistryError> {
+        crate::metrics::register(&self.held.0, registry)
+    }
+
+    /// Takes the metrics of a client out of the registry, for the next client
+    /// of the process.
+    ///
+    /// # Errors
+    /// If there are none.
+    #[cfg(feature = "metrics")]
+    pub fn unregister_metrics(
+        &self,
+        registry: &prometheus::Registry,
+    ) -> Result<(), crate::RegistryError> {
+        crate::metrics::unregister(&self.held.0, registry)
+    }
+
     /// The settings, as they were given last.
     #[must_use]
     pub fn settings(&self) -> Settings {
@@ -142,6 +174,7 @@ impl Client {
     }
 
     fn begin(&self, shard: &ShardId, have: Option<u64>) -> Subscription {
+        self.held.0.stats.subscribes.one();
         lock(&self.held.0.interest).subscribe(*shard, have);
         Subscription::new(Arc::clone(&self.held), *shard)
     }

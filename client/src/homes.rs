@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use crate::config::Config;
+use crate::connection::gate::LinkId;
 use crate::connection::quiet::Quiet;
 use crate::connection::{Connection, Finish, LINGER, Order};
 use crate::home::{Place, PlaceId};
@@ -29,8 +30,13 @@ use pick::{Held, Standing};
 
 /// How long a place that the settings do not name any more is kept while no
 /// other brings what is subscribed. Then the host has waited long enough for
-/// what it asked for.
+/// what it asked for. (That another, which does, comes to where this one is, is
+/// waited for within `Settings::merge_grace`.)
 const LEAVE_WITHIN: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether the others have come to where a place is that
+/// is to be left.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 type Timer = Pin<Box<Sleep>>;
 
@@ -72,6 +78,8 @@ struct Seat {
     orders: watch::Sender<Order>,
     /// Not wanted any more, since then.
     leaving: Option<Instant>,
+    /// Since when another has been answered for all that is subscribed.
+    replaced: Option<Instant>,
 }
 
 impl Homes {
@@ -239,48 +247,71 @@ impl Homes {
                 place,
                 orders,
                 leaving: None,
+                replaced: None,
             });
         }
     }
 
-    /// Ends what is not wanted any more, when another brings what is
-    /// subscribed; and says which sessions do.
+    /// Ends what is not wanted any more, when others bring what is subscribed;
+    /// and says which sessions have been answered.
     fn leave_who_can_be_left(&mut self) {
-        let mut one_is_settled = false;
-        let mut one_is_wanted = false;
+        let mut settled = Vec::new();
         for seat in &self.seats {
-            let link = {
-                let board = lock(&self.shared.board);
-                let line = board.line(seat.id);
-                line.and_then(|line| line.session.as_ref().map(|session| session.link))
-            };
-            let settled = link.filter(|&link| lock(&self.shared.interest).is_settled(link));
+            let answered = self
+                .session(seat.id)
+                .filter(|&link| lock(&self.shared.interest).is_settled(link));
             seat.orders.send_if_modified(|order| {
-                std::mem::replace(&mut order.settled, settled) != settled
+                std::mem::replace(&mut order.settled, answered) != answered
             });
             if seat.leaving.is_none() && !is_finishing(seat) {
-                one_is_wanted = true;
-                one_is_settled |= settled.is_some();
+                settled.extend(answered);
             }
         }
+        // Whether or not its places are known yet.
+        let one_is_wanted = self.settings.connected && !self.settings.homes.is_empty();
         let now = Instant::now();
-        let mut earliest: Option<Instant> = None;
-        for seat in &self.seats {
+        let mut look_again: Option<Instant> = None;
+        for at in 0..self.seats.len() {
+            let Some(seat) = self.seats.get_mut(at) else {
+                break;
+            };
             let Some(since) = seat.leaving.filter(|_| !is_finishing(seat)) else {
                 continue;
             };
-            let by = since + LEAVE_WITHIN;
-            let connected = !matches!(
-                self.standing(seat.id),
-                Standing::Connecting | Standing::Failing
-            );
-            if !connected || one_is_settled || !one_is_wanted || by <= now {
-                finish(seat, Finish::NotWanted);
+            if settled.is_empty() {
+                seat.replaced = None;
+            }
+            let mut wait_until = since + LEAVE_WITHIN;
+            if !settled.is_empty() {
+                let replaced = *seat.replaced.get_or_insert(now);
+                wait_until = wait_until.min(replaced + self.settings.merge_grace);
+            }
+            let id = seat.id;
+            let is_needed = self.session(id).is_some_and(|link| {
+                settled.is_empty() || lock(&self.shared.interest).lags(link, &settled)
+            });
+            let Some(seat) = self.seats.get(at) else {
+                break;
+            };
+            if one_is_wanted && is_needed && now < wait_until {
+                let next = if settled.is_empty() {
+                    wait_until
+                } else {
+                    wait_until.min(now + LOOK_AGAIN)
+                };
+                look_again = Some(look_again.map_or(next, |at| at.min(next)));
             } else {
-                earliest = Some(earliest.map_or(by, |earliest| earliest.min(by)));
+                finish(seat, Finish::NotWanted);
             }
         }
-        set(&mut self.leave, earliest);
+        set(&mut self.leave, look_again);
+    }
+
+    /// The newest session with a place.
+    fn session(&self, id: PlaceId) -> Option<LinkId> {
+        let board = lock(&self.shared.board);
+        let session = board.line(id)?.session.as_ref()?;
+        Some(session.link)
     }
 
     /// Tells what comes by itself, and sets the timer for the next. Returns

@@ -200,6 +200,12 @@ impl Interest {
         self.view(link).is_some_and(View::is_settled)
     }
 
+    /// Whether these sessions have yet to come to where one is, with some shard.
+    pub(crate) fn lags(&self, behind: LinkId, others: &[LinkId]) -> bool {
+        let mut wanted = self.wanted.values();
+        wanted.any(|wanted| wanted.run.lags(behind, others))
+    }
+
     /// As [`take_unanswerable`](Self::take_unanswerable), of all sessions.
     pub(crate) fn take_all_unanswerable(&mut self, now: Instant, told: &mut Told) {
         let v0 = self.views.iter().filter(|view| view.wire == Wire::V0);

@@ -3,8 +3,14 @@
 //!
 //! [`connect`] returns two things and never waits: a [`Client`], on which any
 //! thread pushes diffs and subscribes without ever blocking, and [`Events`],
-//! the one stream of what happened. A task behind them connects, reconnects,
-//! subscribes again to all that is wanted, and says what was missed.
+//! the one stream of what happened. Tasks behind them connect, reconnect,
+//! subscribe again to all that is wanted, and say what was missed.
+//!
+//! There may be several servers ([`Config::with_homes`]): what is pushed goes to
+//! all, what is subscribed is heard from all as one stream, and the loss of one
+//! is not noticed while another lives. Where they are, and much else
+//! ([`Settings`]), can be changed while the client runs
+//! ([`Client::configure`]).
 //!
 //! Nothing here may be relied upon for correctness: with the server slow, gone
 //! or wrong, calls return at once, memory stays within the bounds of
@@ -58,6 +64,8 @@ mod homes;
 mod in_process;
 mod interest;
 mod merge;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod outbox;
 #[doc(hidden)]
 pub mod probe;
@@ -76,6 +84,8 @@ pub use event::{Event, Reason, ServerInfo, Wire};
 pub use handle::Client;
 pub use home::{DEFAULT_PORT, Home, HomeState, HomeStatus};
 pub use in_process::{InProcess, Requests, Responses};
+#[cfg(feature = "metrics")]
+pub use metrics::RegistryError;
 pub use persist_pubsub_proto::ShardId;
 pub use queue::Events;
 pub use settings::Settings;
@@ -87,9 +97,9 @@ pub use tls::Token;
 pub use token::Subscription;
 
 /// Begins to connect, and returns at once. It cannot fail: whatever is wrong
-/// with the server is tried again, with growing, jittered delays.
+/// with the servers is tried again, with growing, jittered delays.
 ///
-/// The connection lives until [`Events`] is dropped, every [`Client`] and
+/// The connections live until [`Events`] is dropped, every [`Client`] and
 /// [`Subscription`] is dropped, the runtime ends, or the process's generation
 /// is fenced out ([`Event::Fenced`]).
 ///

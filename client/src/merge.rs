@@ -129,6 +129,16 @@ impl Run {
         }
     }
 
+    /// Whether a session has come further than any of the others: what it told
+    /// they have yet to tell, or never will.
+    pub(crate) fn lags(&self, behind: LinkId, others: &[LinkId]) -> bool {
+        let Some(passed) = self.source(behind).and_then(|source| source.passed) else {
+            return false;
+        };
+        let mut others = self.sources.iter().filter(|s| others.contains(&s.link));
+        others.all(|source| source.passed < Some(passed))
+    }
+
     /// Bytes and number of what waits.
     pub(crate) fn waits(&self) -> (usize, usize) {
         (self.waiting_bytes, self.waiting.len())

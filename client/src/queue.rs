@@ -104,6 +104,8 @@ impl Events {
                 self.shared.stats.stale.one();
                 continue;
             }
+            #[cfg(feature = "metrics")]
+            self.shared.latency.observe(&queued.event, &self.shared);
             return Poll::Ready(Some(queued.event));
         }
     }

@@ -30,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) board: Mutex<Board>,
     pub(crate) queue: Queue,
     pub(crate) stats: Counters,
+    #[cfg(feature = "metrics")]
+    pub(crate) latency: crate::metrics::Latency,
     /// Wakes the task that keeps the homes: something has changed that it
     /// looks at.
     pub(crate) nudge: Notify,
@@ -62,6 +64,8 @@ impl Shared {
             board: Mutex::default(),
             queue: Queue::new(settings),
             stats: Counters::default(),
+            #[cfg(feature = "metrics")]
+            latency: crate::metrics::Latency::default(),
             nudge: Notify::new(),
             pushes: AtomicU8::new(Pushes::of(settings) as u8),
             released: AtomicBool::new(false),

@@ -19,6 +19,8 @@ pub struct Stats {
     pub attempts: u64,
     /// Sessions that began.
     pub established: u64,
+    /// Attempts that failed. One that met a fence did not.
+    pub failed: u64,
     /// Sessions that were lost.
     pub lost: u64,
     /// Calls of `push_diff`.
@@ -36,6 +38,10 @@ pub struct Stats {
     pub announcements_dropped: u64,
     /// Bytes of diffs that wait to be sent.
     pub buffered_bytes: u64,
+    /// Calls of `subscribe` and `subscribe_from`.
+    pub subscribes: u64,
+    /// Tokens dropped.
+    pub unsubscribes: u64,
     /// Diffs told to the host.
     pub diffs: u64,
     /// Bytes of those diffs.
@@ -84,6 +90,7 @@ counters!(
     homes_wanted,
     attempts,
     established,
+    failed,
     lost,
     pushes,
     sent,
@@ -92,6 +99,8 @@ counters!(
     announced,
     announcements_dropped,
     buffered_bytes,
+    subscribes,
+    unsubscribes,
     diffs,
     diff_bytes,
     duplicates,

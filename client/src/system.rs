@@ -25,8 +25,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 /// [`Config::connect_timeout`](crate::Config::connect_timeout) and dropped
 /// when that is over.
 pub trait System: Send + Sync + 'static {
-    /// The addresses of a host, in any order. Asked at every attempt to
-    /// connect.
+    /// The addresses of a host, in any order. Asked again and again.
     fn look_up<'a>(&'a self, host: &'a str, port: u16) -> Waiting<'a, Vec<SocketAddr>>;
 
     /// A connection to one of them. Dropping it closes it.

@@ -29,6 +29,7 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
+        self.held.0.stats.unsubscribes.one();
         lock(&self.held.0.interest).release(self.shard);
     }
 }

@@ -6,14 +6,25 @@
 // A panic is a test's verdict, in its helpers too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "all/api.rs"]
+mod api;
 #[path = "all/bad_servers.rs"]
 mod bad_servers;
 #[path = "all/connecting.rs"]
 mod connecting;
+#[path = "all/cost.rs"]
+mod cost;
 #[path = "all/draining.rs"]
 mod draining;
 #[path = "all/ending.rs"]
 mod ending;
+#[path = "all/homes.rs"]
+mod homes;
+#[cfg(feature = "metrics")]
+#[path = "all/metrics.rs"]
+mod metrics;
+#[path = "all/never_in_the_way.rs"]
+mod never_in_the_way;
 #[path = "all/peer.rs"]
 mod peer;
 #[path = "all/promoting.rs"]
@@ -24,6 +35,8 @@ mod pushing;
 mod returning;
 #[path = "all/script.rs"]
 mod script;
+#[path = "all/settings.rs"]
+mod settings;
 #[path = "all/subscribing.rs"]
 mod subscribing;
 #[path = "all/v0.rs"]

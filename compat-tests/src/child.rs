@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
+use crate::built;
 use crate::wait::{TimedOut, within};
 
 /// How often the child's addresses file is looked for.
@@ -48,8 +49,10 @@ pub enum ChildError {
         source: std::io::Error,
     },
     /// There is no binary, and none could be built.
-    #[error("cargo build of the server failed with {status}:\n{stderr}")]
+    #[error("cargo build of {name} failed with {status}:\n{stderr}")]
     Build {
+        /// Which one.
+        name: &'static str,
         /// How cargo ended.
         status: ExitStatus,
         /// What it said.
@@ -76,7 +79,7 @@ pub enum ChildError {
     },
 }
 
-fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> ChildError {
+pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> ChildError {
     let what = what.into();
     move |source| ChildError::Io { what, source }
 }
@@ -90,7 +93,7 @@ impl Child {
     /// It cannot be built or started, ends, or does not serve within
     /// [`crate::wait::PATIENCE`].
     pub async fn start<S: AsRef<OsStr>>(flags: &[S]) -> Result<Self, ChildError> {
-        Self::start_binary(&binary().await?, flags).await
+        Self::start_binary(&built::server().await?, flags).await
     }
 
     /// As [`Child::start`], of any binary with the same command line: one of
@@ -234,12 +237,8 @@ impl Child {
 /// # Errors
 /// The binary cannot be built or started, or does not end in time.
 pub async fn command<S: AsRef<OsStr>>(arguments: &[S]) -> Result<std::process::Output, ChildError> {
-    let mut command = Command::new(binary().await?);
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("PERSIST_PUBSUB_") {
-            command.env_remove(name);
-        }
-    }
+    let mut command = Command::new(built::server().await?);
+    forget_settings(&mut command);
     let output = command
         .args(arguments)
         .stdin(Stdio::null())
@@ -299,28 +298,6 @@ impl Addresses {
     }
 }
 
-/// Runs a subcommand of the program to its end.
-///
-/// # Errors
-/// It cannot be built or started, or does not end within
-/// [`crate::wait::PATIENCE`].
-pub async fn run(arguments: &[&str]) -> Result<std::process::Output, ChildError> {
-    let mut command = Command::new(binary().await?);
-    forget_settings(&mut command);
-    let output = command
-        .args(arguments)
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let what = format!("persist-pubsub {arguments:?} to end");
-    let output = within(&what, output).await;
-    let output = output.map_err(|source| ChildError::TimedOut {
-        source,
-        log: String::new(),
-    })?;
-    output.map_err(io("starting persist-pubsub"))
-}
-
 /// The settings of whoever runs the tests are not the test's.
 fn forget_settings(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
@@ -330,86 +307,11 @@ fn forget_settings(command: &mut Command) {
     }
 }
 
-/// The server's binary: `PERSIST_PUBSUB_BIN`, or the one beside the test
-/// executable or this program, which is built first where it is missing or out of date.
-async fn binary() -> Result<PathBuf, ChildError> {
-    static BINARY: tokio::sync::OnceCell<PathBuf> = tokio::sync::OnceCell::const_new();
-    if let Some(path) = std::env::var_os("PERSIST_PUBSUB_BIN") {
-        return Ok(path.into());
-    }
-    BINARY.get_or_try_init(beside_the_test).await.cloned()
-}
-
-async fn beside_the_test() -> Result<PathBuf, ChildError> {
-    // target/<profile>/deps/<this test>, or target/<profile>/<this program>
-    let this = std::env::current_exe().map_err(io("the test's own path"))?;
-    let profile = this
-        .ancestors()
-        .skip(1)
-        .find(|folder| !folder.ends_with("deps"))
-        .unwrap_or(Path::new("."));
-    let binary = profile.join("persist-pubsub");
-    let built = std::fs::metadata(&binary).and_then(|file| file.modified());
-    if built.is_ok_and(|built| !sources().any(|source| is_newer(&source, built))) {
-        return Ok(binary);
-    }
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let folder = profile.file_name().unwrap_or(OsStr::new("debug"));
-    // cargo's one profile whose folder has another name
-    let name = if folder == "debug" {
-        OsStr::new("dev")
-    } else {
-        folder
-    };
-    let output = Command::new(cargo)
-        .current_dir(workspace())
-        // With the features that a test run of the whole workspace uses, whose
-        // libraries are there already.
-        .args(["build", "--workspace", "--bin", "persist-pubsub"])
-        .arg("--profile")
-        .arg(name)
-        .arg("--target-dir")
-        .arg(profile.parent().unwrap_or(profile))
-        .output()
-        .await
-        .map_err(io("starting cargo"))?;
-    if output.status.success() {
-        Ok(binary)
-    } else {
-        Err(ChildError::Build {
-            status: output.status,
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        })
-    }
-}
-
 /// The workspace's folder.
 #[must_use]
 pub fn workspace() -> &'static Path {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().unwrap_or(here)
-}
-
-/// What the server is made of. cargo knows better, but `cargo test` of this
-/// package alone does not ask it, and a test of yesterday's server misleads.
-fn sources() -> impl Iterator<Item = PathBuf> {
-    ["Cargo.lock", "client", "proto", "server"]
-        .iter()
-        .map(|name| workspace().join(name))
-}
-
-/// Whether a file, or any file in a folder, was changed after `time`. Tests
-/// are no part of a binary.
-fn is_newer(path: &Path, time: std::time::SystemTime) -> bool {
-    if path.ends_with("tests") {
-        return false;
-    }
-    match std::fs::read_dir(path) {
-        Ok(entries) => entries.flatten().any(|entry| is_newer(&entry.path(), time)),
-        Err(_) => std::fs::metadata(path)
-            .and_then(|file| file.modified())
-            .is_ok_and(|changed| changed > time),
-    }
 }
 
 /// A temporary folder. Removed when dropped.
@@ -441,11 +343,15 @@ impl Folder {
         &self.0
     }
 
-    pub(crate) fn log(&self) -> PathBuf {
+    /// A file in it for what a child writes.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
         self.0.join("log")
     }
 
-    fn read_log(&self) -> String {
+    /// What a child has written there so far.
+    #[must_use]
+    pub fn read_log(&self) -> String {
         std::fs::read(self.log())
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
             .unwrap_or_default()

@@ -24,7 +24,9 @@
 //! | [`broadcaster`] | the yardstick: a plain v0 server without a log |
 //! | [`bystanders`] | sessions that are to notice nothing |
 //! | [`operator`] | what the admin port shows |
+//! | [`built`] | the programs that tests start, built where that is necessary |
 //! | [`child`] | starts the real server as a child process |
+//! | [`fencer`] | a v1 server that fences its clients out |
 //! | [`fuzz`] | the bodies of the fuzz targets |
 //! | [`browser`] | a real browser without a window |
 //! | [`tools`], [`grpcurl`] | programs from outside, where they are installed |
@@ -36,10 +38,12 @@
 
 pub mod broadcaster;
 pub mod browser;
+pub mod built;
 pub mod bystanders;
 pub mod certificates;
 pub mod child;
 pub mod entrant;
+pub mod fencer;
 pub mod fuzz;
 pub mod grpcurl;
 pub mod histogram;

@@ -94,6 +94,12 @@ impl V1Process {
         self.account.borrow().clone()
     }
 
+    /// Its client, for what else a host does with it.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// The client's counters.
     #[must_use]
     pub fn stats(&self) -> Stats {

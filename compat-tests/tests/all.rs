@@ -23,6 +23,8 @@ mod frozen;
 mod fuzzing;
 mod generations;
 mod half_open;
+mod homes;
+mod host;
 mod in_process;
 mod isolation;
 mod leaving;

@@ -349,7 +349,7 @@ async fn a_deployed_process_lives_from_its_poll() -> Verdict {
 /// Runs `persist-pubsub fence`.
 async fn fence(server: &Child, arguments: &[&str]) -> Result<(Option<i32>, String), Failure> {
     let admin = server.admin_url();
-    let output = child::run(&[&["fence", "--admin", &admin], arguments].concat()).await?;
+    let output = child::command(&[&["fence", "--admin", &admin], arguments].concat()).await?;
     let printed = [output.stdout, output.stderr].concat();
     let printed = String::from_utf8_lossy(&printed).into_owned();
     Ok((output.status.code(), printed))

@@ -133,7 +133,7 @@ async fn a_watch_shows_who_comes_and_goes() -> Verdict {
 async fn generations(server: &Child, arguments: &[&str]) -> Result<(Option<i32>, String), Failure> {
     let admin = server.admin_url();
     let command = ["generations", "--admin", &admin];
-    let output = child::run(&[&command, arguments].concat()).await?;
+    let output = child::command(&[&command, arguments].concat()).await?;
     let printed = [output.stdout, output.stderr].concat();
     let printed = String::from_utf8_lossy(&printed).into_owned();
     Ok((output.status.code(), printed))
@@ -204,13 +204,13 @@ async fn a_server_that_cannot_know_is_not_believed() -> Verdict {
     drop(server);
     let nobody = "http://127.0.0.1:1";
     let command = ["generations", "--admin", nobody];
-    let output = child::run(&[&command[..], &lost].concat()).await?;
+    let output = child::command(&[&command[..], &lost].concat()).await?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(said.contains("cannot reach"), "{said}");
     // What time does not mend ends at once.
     let wrong = ["generations", "--admin", "nonsense://", "--wait-gone", "1"];
-    let output = child::run(&wrong).await?;
+    let output = child::command(&wrong).await?;
     assert_eq!(output.status.code(), Some(2));
     Ok(())
 }

@@ -13,7 +13,7 @@ use crate::event::Wire;
 /// what the other does: by then, who publishes has come back to a server that
 /// was started again too, and has announced there what it published lately. As
 /// long as the longest delay between attempts to connect, by default.
-const OVERLAP: Duration = Duration::from_secs(10);
+pub(super) const OVERLAP: Duration = Duration::from_secs(10);
 
 /// A session that brings the shard.
 pub(super) struct Source {

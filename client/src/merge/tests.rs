@@ -7,6 +7,7 @@ use super::*;
 use crate::event::Event;
 
 mod belief;
+mod homes;
 mod overlap;
 mod owed;
 mod own;

@@ -377,3 +377,34 @@ async fn narrower_bounds_hold_at_once() {
     let told = drain(&mut outbox, &stats, EVERYTHING);
     assert_eq!((told.len(), told[0]), (11, (shard(1), 40, false)));
 }
+
+#[tokio::test]
+async fn what_a_server_would_not_take_for_now_is_announced_by_whoever_is_there() {
+    let (mut outbox, stats) = outbox(1 << 20, 100, 2);
+    assert!(
+        !outbox.refused(LINK, shard(1), 1, &stats),
+        "no such session"
+    );
+    drain(&mut outbox, &stats, EVERYTHING);
+    assert!(outbox.refused(LINK, shard(1), 7, &stats));
+    assert!(
+        !outbox.refused(LINK, shard(1), 6, &stats),
+        "it waits already"
+    );
+    assert!(!outbox.refused(LINK, shard(2), 3, &stats));
+    // No room for a third shard.
+    outbox.refused(LINK, shard(3), 1, &stats);
+    assert_eq!(stats.snapshot().announcements_dropped, 1);
+    assert_eq!(drain(&mut outbox, &stats, EVERYTHING), [], "not yet");
+    outbox.announce_refused(LINK, &stats);
+    let announced = [(shard(1), 7, false), (shard(2), 3, false)];
+    assert_eq!(drain(&mut outbox, &stats, EVERYTHING), announced);
+
+    // The next session, if this one is gone by then.
+    assert!(outbox.refused(LINK, shard(1), 9, &stats));
+    outbox.release(LINK, false, Instant::now(), &stats);
+    outbox.announce_refused(LINK, &stats);
+    outbox.announce_refused(LINK, &stats);
+    let announced = drain_as(NEXT, &mut outbox, &stats, EVERYTHING);
+    assert_eq!(announced, [(shard(1), 9, false)]);
+}

@@ -8,12 +8,9 @@ use persist_pubsub_proto::v1;
 use persist_pubsub_proto::v1::session_response::Message as Heard;
 
 use crate::peer::{
-    Peer, Session, V0, V1, event, expect_connected, expect_diff, expect_disconnected,
+    NEVER, Peer, Session, V0, V1, event, expect_connected, expect_diff, expect_disconnected,
     expect_resync, payload, shard, soon, until,
 };
-
-/// Longer than any test takes: what comes by itself only then does not come.
-const NEVER: Duration = Duration::from_secs(3_600);
 
 async fn drain(session: &Session<V1>, window_millis: u32) {
     session

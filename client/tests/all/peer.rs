@@ -24,6 +24,8 @@ use tonic_prost::prost::Message;
 
 /// Longer than anything here takes on a machine that others use too.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than any test takes: what comes by itself only then does not come.
+pub(crate) const NEVER: Duration = Duration::from_secs(3_600);
 
 /// What has to happen, or the test fails saying what did not.
 pub(crate) async fn soon<T>(what: &str, happens: impl Future<Output = T>) -> T {
@@ -145,6 +147,17 @@ impl<W: Wire> Session<W> {
             .await
             .unwrap()
             .expect("the client ended the stream")
+    }
+
+    /// The next message, or the end, in good order.
+    pub(crate) async fn hear_or_end(&mut self) -> Option<W::In> {
+        soon("a message of the client or its end", self.try_hear())
+            .await
+            .unwrap()
+    }
+
+    pub(crate) async fn try_hear(&mut self) -> Result<Option<W::In>, Status> {
+        self.incoming.message().await
     }
 
     /// The client is gone, in whatever way.

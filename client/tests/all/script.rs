@@ -16,6 +16,20 @@ impl Peer<V1> {
         self.welcome_with(limits(), 0).await
     }
 
+    /// As the run of a server that this names.
+    pub(crate) async fn welcome_as(&mut self, instance: &str) -> Session<V1> {
+        let mut session = self.accept().await;
+        let Said::Hello(_) = session.said().await else {
+            panic!("the first message has to be a hello");
+        };
+        let Heard::Welcome(mut welcome) = welcome(limits(), 0) else {
+            unreachable!()
+        };
+        welcome.server_instance_id = instance.into();
+        session.say(Heard::Welcome(welcome)).await;
+        session
+    }
+
     pub(crate) async fn welcome_with(&mut self, limits: v1::Limits, heartbeat: u32) -> Session<V1> {
         let mut session = self.accept().await;
         let Said::Hello(_) = session.said().await else {

@@ -39,21 +39,27 @@ pub(super) async fn run(seed: u64, keep_lines: bool) -> Outcome {
         .collect();
     let world = World::new(&shards, keep_lines);
     let net = Net::new(rng.fork());
-    let mut config = server_config(&mut rng);
-    // The others are as they always were: a seed is a run for ever.
+    // One home, or two, which whoever publishes has both of.
+    let homes = if rng.u8(0..3) == 0 { 2 } else { 1 };
+    // The other seeds are as they would be without.
     let upgrade = seed % 8 == 7;
-    if upgrade {
-        config.v0_generation = v0_generations();
+    let mut fleets = Vec::new();
+    for home in 0..homes {
+        let mut config = server_config(&mut rng);
+        if upgrade {
+            config.v0_generation = v0_generations();
+        }
+        let mut fleet = Fleet::new(&net, &world, config, home);
+        fleet.start().await;
+        fleets.push(fleet);
     }
-    let mut fleet = Fleet::new(&net, &world, config);
-    fleet.start().await;
     let processes = rng.u8(2..7);
     let mut stage = Stage {
         clocks: (0..processes).map(|_| SimClock::default()).collect(),
         rng,
         world: world.clone(),
         net: net.clone(),
-        fleet,
+        fleets,
         shards,
         cast: Vec::new(),
         started: 0,
@@ -122,7 +128,7 @@ struct Stage {
     rng: Rng,
     world: World,
     net: Net,
-    fleet: Fleet,
+    fleets: Vec<Fleet>,
     shards: Vec<ShardId>,
     cast: Vec<Option<Actor>>,
     clocks: Vec<SimClock>,
@@ -154,9 +160,14 @@ impl Stage {
             _ => WirePreference::Auto,
         };
         let small = rng.u8(0..4) == 0;
+        let homes = self.fleets.len();
+        // Who does not publish is where it likes; somebody does.
+        let reads_only = homes > 1 && at > 0 && rng.u8(0..3) == 0;
         let habits = Habits {
             wire,
             generation: if self.upgrade { generation(at) } else { 0 },
+            homes,
+            reads_only,
             pause: Duration::from_millis(rng.u64(10..400)),
             push_buffer: if small {
                 (64 * 1024, 20)
@@ -209,7 +220,7 @@ impl Stage {
         while Instant::now() < end {
             until_fence = match until_fence {
                 Some(0) => {
-                    self.fleet.fence(NEW);
+                    self.fence();
                     None
                 }
                 other => other.map(|n| n - 1),
@@ -219,8 +230,17 @@ impl Stage {
             self.world.count(|c| c.faults += 1);
             self.strike().await;
             if self.rng.u8(0..4) == 0 {
-                self.fleet.check_bounds().await;
+                for fleet in &self.fleets {
+                    fleet.check_bounds().await;
+                }
             }
+        }
+    }
+
+    /// Each server has a fence of its own: it is set at each.
+    fn fence(&mut self) {
+        for fleet in &mut self.fleets {
+            fleet.fence(NEW);
         }
     }
 
@@ -245,8 +265,9 @@ impl Stage {
     /// One trouble, drawn.
     async fn strike(&mut self) {
         let at = self.any();
-        match self.rng.u8(0..24) {
-            0..=2 => self.partition(at),
+        let home = self.rng.usize(0..self.fleets.len());
+        match self.rng.u8(0..26) {
+            0..=2 => self.partition(at, home),
             3 => self.net.reset_one(),
             4 | 5 => {
                 let (bytes, back) = (self.rng.usize(0..4_000), self.rng.bool());
@@ -261,24 +282,24 @@ impl Stage {
             }
             8 => self.net.change_one(|w| w.trickle = true),
             9 => {
-                self.fleet.kill();
+                self.fleets[home].kill();
                 if self.rng.bool() {
                     let down = Duration::from_millis(self.rng.u64(0..3_000));
                     self.wait(down).await;
                 }
-                self.fleet.start().await;
+                self.fleets[home].start().await;
             }
             // The next server is there before the old one goes.
             10 | 11 => {
-                self.fleet.drain();
-                self.fleet.start().await;
+                self.fleets[home].drain();
+                self.fleets[home].start().await;
             }
             // Nobody is there for a while.
             12 => {
-                self.fleet.drain();
+                self.fleets[home].drain();
                 let down = Duration::from_millis(self.rng.u64(0..5_000));
                 self.wait(down).await;
-                self.fleet.start().await;
+                self.fleets[home].start().await;
             }
             13 => {
                 self.kill(at);
@@ -304,14 +325,15 @@ impl Stage {
             19 => {
                 let seconds = self.rng.i64(-100_000..100_000);
                 self.clocks[at].jump(seconds);
-                self.fleet.clock.jump(-seconds);
+                self.fleets[home].clock.jump(-seconds);
             }
+            20 | 21 => self.tell(at, Order::Move),
             _ => self.tell(at, Order::Churn),
         }
     }
 
-    fn partition(&mut self, at: usize) {
-        let Some(server) = self.fleet.host() else {
+    fn partition(&mut self, at: usize, home: usize) {
+        let Some(server) = self.fleets[home].host() else {
             return;
         };
         let host = Self::host(at);
@@ -335,13 +357,15 @@ impl Stage {
         self.world.saw(format_args!("peace"));
         if self.upgrade {
             // If it has not been yet.
-            self.fleet.fence(NEW);
+            self.fence();
         }
         for at in 0..self.cast.len() {
             self.order(at, Order::Quiet).await;
         }
         sleep(PEACE).await;
-        self.fleet.check_bounds().await;
+        for fleet in &self.fleets {
+            fleet.check_bounds().await;
+        }
         let cast = self.survivors().await;
         // v0 cannot announce what was lost with a connection, nor be told of
         // what left the log.
@@ -370,22 +394,24 @@ impl Stage {
         for (process, _) in &cast {
             process.check_knows(&heads, "after the last publishes");
         }
-        let expected: usize = cast
-            .iter()
-            .map(|(process, _)| process.subscriptions())
-            .sum();
-        if let Some(metrics) = self.fleet.scrape().await {
-            let held = metrics.get("persist_pubsub_subscriptions").copied();
-            if held != Some(expected as f64) {
-                self.world.violated(
-                    "isolation",
-                    format_args!("{held:?} subscriptions are held, {expected} wanted"),
-                );
+        for (home, fleet) in self.fleets.iter().enumerate() {
+            let there = cast.iter().filter(|(process, _)| process.is_at(home));
+            let expected: usize = there.map(|(process, _)| process.subscriptions()).sum();
+            if let Some(metrics) = fleet.scrape().await {
+                let held = metrics.get("persist_pubsub_subscriptions").copied();
+                if held != Some(expected as f64) {
+                    self.world.violated(
+                        "isolation",
+                        format_args!("{held:?} subscriptions are held, {expected} wanted"),
+                    );
+                }
             }
         }
         drop(cast);
         sleep(EMPTY).await;
-        self.fleet.check_empty().await;
+        for fleet in &self.fleets {
+            fleet.check_empty().await;
+        }
     }
 
     /// For certain: waits until there is room for it.
@@ -399,9 +425,7 @@ impl Stage {
     /// Everybody stops where they are, and those that are fenced out for ever.
     async fn survivors(&mut self) -> Vec<(Process, usize)> {
         let cast = self.gather().await;
-        let fenced = |process: &Process| {
-            process.generation() > 0 && self.fleet.is_fenced(process.generation())
-        };
+        let fenced = |process: &Process| self.upgrade && process.generation() < NEW;
         let (fenced, survivors): (Vec<_>, Vec<_>) =
             cast.into_iter().partition(|(process, _)| fenced(process));
         for (process, _) in fenced {

@@ -14,13 +14,20 @@ use super::clock::SimClock;
 use super::net::{Host, Net, OPERATOR, admin_port, data_port};
 use super::world::World;
 
-/// The hosts that servers run on, one after the other.
-pub(super) const SERVERS: [Host; 3] = [1, 2, 3];
+/// The homes that there are: a name, and the hosts that its servers run on, one
+/// after the other.
+const HOMES: [(&str, [Host; 3]); 2] = [("pubsub", [1, 2, 3]), ("another", [4, 5, 6])];
 
-/// The servers. The last to be started is the one that clients are led to.
+/// The names of the homes.
+pub(super) fn name(home: usize) -> &'static str {
+    HOMES[home].0
+}
+
+/// The servers of a home. The last to be started is the one that clients are led to.
 pub(super) struct Fleet {
     net: Net,
     world: World,
+    home: usize,
     pub(super) clock: SimClock,
     config: Config,
     serving: Option<Serving>,
@@ -38,8 +45,9 @@ struct Serving {
 }
 
 impl Fleet {
-    pub(super) fn new(net: &Net, world: &World, config: Config) -> Self {
+    pub(super) fn new(net: &Net, world: &World, config: Config, home: usize) -> Self {
         Self {
+            home,
             net: net.clone(),
             world: world.clone(),
             clock: SimClock::default(),
@@ -57,7 +65,8 @@ impl Fleet {
 
     /// Starts a server on the next host. What still runs there is cut.
     pub(super) async fn start(&mut self) {
-        let host = SERVERS[self.next % SERVERS.len()];
+        let (name, hosts) = HOMES[self.home];
+        let host = hosts[self.next % hosts.len()];
         self.next += 1;
         self.leaving.retain(|(there, task)| {
             if *there == host {
@@ -79,7 +88,7 @@ impl Fleet {
             Ok(server) => {
                 self.world.saw(format_args!("server {host} serves"));
                 raise(&self.world, &server, self.fence);
-                self.net.point(&[host]);
+                self.net.point(name, &[host]);
                 self.serving = Some(Serving { host, server, stop });
             }
             Err(error) => self
@@ -107,10 +116,6 @@ impl Fleet {
         if let Some(serving) = &self.serving {
             raise(&self.world, &serving.server, self.fence);
         }
-    }
-
-    pub(super) fn is_fenced(&self, generation: u64) -> bool {
-        self.fence.is_some_and(|fence| generation < fence)
     }
 
     /// SIGTERM: it drains, and then its host is gone.

@@ -53,8 +53,8 @@ pub(super) struct Net(Arc<Mutex<State>>);
 struct State {
     rng: Rng,
     listeners: BTreeMap<SocketAddr, mpsc::Sender<(Socket, SocketAddr)>>,
-    /// Where the one name that clients know leads.
-    name: Vec<SocketAddr>,
+    /// Where the names that clients know lead.
+    names: BTreeMap<&'static str, Vec<SocketAddr>>,
     /// Pairs between which nothing passes, in this direction.
     blocked: BTreeSet<(Host, Host)>,
     connections: BTreeMap<u64, Connection>,
@@ -78,7 +78,7 @@ impl Net {
         Self(Arc::new(Mutex::new(State {
             rng,
             listeners: BTreeMap::new(),
-            name: Vec::new(),
+            names: BTreeMap::new(),
             blocked: BTreeSet::new(),
             connections: BTreeMap::new(),
             opened: 0,
@@ -95,8 +95,9 @@ impl Net {
     }
 
     /// Makes the name lead to these hosts' data ports.
-    pub(super) fn point(&self, hosts: &[Host]) {
-        lock(&self.0).name = hosts.iter().map(|&host| data_port(host)).collect();
+    pub(super) fn point(&self, name: &'static str, hosts: &[Host]) {
+        let ports = hosts.iter().map(|&host| data_port(host)).collect();
+        lock(&self.0).names.insert(name, ports);
     }
 
     /// Connects, after the time that takes.
@@ -372,11 +373,11 @@ pub(super) struct Machine {
 impl System for Machine {
     fn look_up<'a>(
         &'a self,
-        _: &'a str,
+        name: &'a str,
         _: u16,
     ) -> Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'a>> {
-        let found = lock(&self.net.0).name.clone();
-        Box::pin(std::future::ready(Ok(found)))
+        let found = lock(&self.net.0).names.get(name).cloned();
+        Box::pin(std::future::ready(Ok(found.unwrap_or_default())))
     }
 
     fn connect(

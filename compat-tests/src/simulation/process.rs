@@ -10,13 +10,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use fastrand::Rng;
 use persist_pubsub_client::{
-    Client, Config, Event, Events, Subscription, Wire, WirePreference, connect_by,
+    Client, Config, Event, Events, Home, Subscription, Wire, WirePreference, connect_by,
 };
 use persist_pubsub_proto::ShardId;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::clock::SimClock;
+use super::fleet;
 use super::net::{Host, Machine, Net};
 use super::reader::{LIES, Own, Reader};
 use super::world::World;
@@ -32,6 +33,8 @@ pub(super) enum Order {
     Lie,
     /// Subscribe or unsubscribe a shard.
     Churn,
+    /// If you publish nothing: go to other homes, or off for a while.
+    Move,
     /// Publish nothing more by yourself.
     Quiet,
     /// Commit and push one diff to every shard that you write.
@@ -47,6 +50,10 @@ pub(super) struct Habits {
     pub(super) wire: WirePreference,
     /// 0: it names none.
     pub(super) generation: u64,
+    /// How many homes there are.
+    pub(super) homes: usize,
+    /// Publishes nothing.
+    pub(super) reads_only: bool,
     /// The mean pause between two of its commits.
     pub(super) pause: Duration,
     pub(super) push_buffer: (usize, usize),
@@ -69,6 +76,8 @@ pub(super) struct Process {
     next_commit: Option<Instant>,
     stalled_until: Instant,
     heard_at: Instant,
+    /// At which of the homes it is; none: switched off.
+    at: Vec<usize>,
     /// Whether the session speaks v1.
     v1: bool,
     /// It was told that it is fenced out.
@@ -84,6 +93,7 @@ impl Process {
         shards: &[ShardId],
         habits: Habits,
     ) -> Self {
+        let at: Vec<_> = (0..habits.homes).collect();
         let config = config(&name, &habits, &mut rng);
         let machine = Machine {
             net: net.clone(),
@@ -97,17 +107,18 @@ impl Process {
             world: world.clone(),
             rng,
             shards: shards.to_vec(),
-            habits,
             client,
             events,
             readers: BTreeMap::new(),
             own: BTreeMap::new(),
             later: Vec::new(),
-            next_commit: Some(Instant::now()),
+            next_commit: (!habits.reads_only).then(Instant::now),
             stalled_until: Instant::now(),
             heard_at: Instant::now(),
+            at,
             v1: false,
             fenced: false,
+            habits,
         };
         for &shard in shards {
             if process.rng.u8(0..4) > 0 {
@@ -169,6 +180,31 @@ impl Process {
         (seqno, diff)
     }
 
+    /// Goes somewhere else, if it has nothing to say that others wait for.
+    fn go(&mut self) {
+        if self.habits.reads_only {
+            let at = (0..self.habits.homes).filter(|_| self.rng.u8(0..3) > 0);
+            let at = at.collect();
+            self.go_to(at);
+        }
+    }
+
+    fn go_to(&mut self, at: Vec<usize>) {
+        self.world.saw(format_args!("{} goes to {at:?}", self.name));
+        let settings = self.client.settings().connected(!at.is_empty());
+        let settings = if at.is_empty() {
+            settings
+        } else {
+            settings.homes(homes(&at))
+        };
+        self.client.configure(settings);
+        self.at = at;
+    }
+
+    pub(super) fn is_at(&self, home: usize) -> bool {
+        self.at.contains(&home)
+    }
+
     fn commit(&mut self) {
         let shard = self.shards[self.rng.usize(0..self.shards.len())];
         let size = match self.rng.u8(0..20) {
@@ -198,6 +234,8 @@ impl Process {
         self.world
             .saw(format_args!("{} is told: {order:?}", self.name));
         match order {
+            Order::Burst(_) | Order::Lie | Order::Last if self.habits.reads_only => {}
+            Order::Move => self.go(),
             Order::Stall(time) => self.stalled_until = Instant::now() + time,
             Order::Burst(count) => (0..count).for_each(|_| self.commit()),
             Order::Lie => {
@@ -209,6 +247,9 @@ impl Process {
             Order::Quiet => {
                 self.next_commit = None;
                 self.stalled_until = Instant::now();
+                if self.at.is_empty() {
+                    self.go_to(vec![0]);
+                }
             }
             Order::Last => {
                 for shard in self.shards.clone() {
@@ -374,6 +415,10 @@ impl Process {
     /// is not served. (A v0 stream of one that comes back begins before it ends:
     /// that nothing is subscribed on it is seen at the server.)
     pub(super) fn check_fenced(&self) {
+        if self.at.is_empty() {
+            // Switched off: there is nobody to tell it.
+            return;
+        }
         let connected = !self.is_v0() && self.client.stats().connected;
         if connected || self.fenced == self.is_v0() {
             let what = format_args!("{}: connected {connected}, told {}", self.name, self.fenced);
@@ -392,12 +437,20 @@ async fn ready(events: &mut Events) -> Poll<Option<Event>> {
     poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx))).await
 }
 
+fn homes(at: &[usize]) -> Vec<Home> {
+    let home = |at: &usize| Home::at(fleet::name(*at));
+    // Names that are always taken.
+    let home = |at| home(at).unwrap_or_else(|error| unreachable!("{error}"));
+    at.iter().map(home).collect()
+}
+
 fn config(name: &str, habits: &Habits, rng: &mut Rng) -> Config {
     let millis = Duration::from_millis;
     let backoff = (millis(50), millis(rng.u64(500..3_000)));
     // Constants that are always taken.
-    let config = Config::new("http://pubsub:6879")
-        .and_then(|config| config.backoff(backoff.0, backoff.1))
+    let all: Vec<_> = (0..habits.homes).collect();
+    let config = Config::with_homes(homes(&all))
+        .backoff(backoff.0, backoff.1)
         .unwrap_or_else(|error| unreachable!("{error}"));
     config
         .client_name(name)
