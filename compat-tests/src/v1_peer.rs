@@ -95,7 +95,7 @@ pub struct Receiver {
 }
 
 enum Incoming {
-    Bytes(Streaming<Bytes>),
+    Bytes(Box<Streaming<Bytes>>),
     Messages(Responses),
 }
 
@@ -172,7 +172,7 @@ async fn open_stream(entrant: &Entrant) -> Result<(Sender, Receiver), PeerError>
     *request.metadata_mut() = entrant.metadata()?;
     let call = client.streaming(request, PathAndQuery::from_static(v1::PATH), RawCodec);
     let response = within(&format!("the answer of {url} to a v1 call"), call).await??;
-    let incoming = Incoming::Bytes(response.into_inner());
+    let incoming = Incoming::Bytes(Box::new(response.into_inner()));
     let outgoing = Outgoing::Bytes(outgoing);
     Ok((Sender { outgoing }, Receiver { incoming }))
 }

@@ -35,7 +35,7 @@ const PARTIES: usize = 13;
 
 #[tokio::test]
 async fn fence() -> Verdict {
-    LocalSet::new().run_until(rounds()).await
+    LocalSet::new().run_until(Box::pin(rounds())).await
 }
 
 async fn rounds() -> Verdict {

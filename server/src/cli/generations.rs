@@ -73,13 +73,19 @@ pub(super) async fn run(args: GenerationsArgs) -> Result<(), Failure> {
     let environment = args.environment.clone();
     if !args.watch {
         let request = ListGenerationsRequest { environment };
-        let answer = client.list_generations(request).await.map_err(told)?;
+        let answer = client
+            .list_generations(request)
+            .await
+            .map_err(|status| told(&status))?;
         return print(args.format, &answer.into_inner().census.unwrap_or_default());
     }
     let request = WatchGenerationsRequest { environment };
-    let answer = client.watch_generations(request).await.map_err(told)?;
+    let answer = client
+        .watch_generations(request)
+        .await
+        .map_err(|status| told(&status))?;
     let mut messages = answer.into_inner();
-    while let Some(message) = messages.message().await.map_err(told)? {
+    while let Some(message) = messages.message().await.map_err(|status| told(&status))? {
         print(args.format, &message.census.unwrap_or_default())?;
         if args.format == Format::Text {
             println!();
@@ -88,7 +94,7 @@ pub(super) async fn run(args: GenerationsArgs) -> Result<(), Failure> {
     Err("the server has gone".into())
 }
 
-fn told(status: Status) -> Failure {
+fn told(status: &Status) -> Failure {
     status.message().to_owned().into()
 }
 
@@ -177,7 +183,7 @@ impl From<Status> for Lost {
             Code::InvalidArgument
             | Code::PermissionDenied
             | Code::Unauthenticated
-            | Code::Unimplemented => Self::ForGood(told(status)),
+            | Code::Unimplemented => Self::ForGood(told(&status)),
             _ => Self::ForNow(status.message().to_owned()),
         }
     }
