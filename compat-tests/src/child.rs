@@ -109,7 +109,12 @@ impl Child {
         let file = folder.path().join("addresses.json");
         let log = std::fs::File::create(folder.log()).map_err(io("the child's log"))?;
         let mut command = Command::new(binary);
-        forget_settings(&mut command);
+        // The settings of whoever runs the tests are not the test's.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("PERSIST_PUBSUB_") {
+                command.env_remove(name);
+            }
+        }
         command.arg("serve").arg("--addresses-file").arg(&file);
         for port in ["--listen=", "--admin-listen="] {
             let names_it = |flag: &S| flag.as_ref().to_string_lossy().starts_with(port);
@@ -232,27 +237,6 @@ impl Child {
     }
 }
 
-/// Runs a subcommand to its end: how it ended, and what it printed.
-///
-/// # Errors
-/// The binary cannot be built or started, or does not end in time.
-pub async fn command<S: AsRef<OsStr>>(arguments: &[S]) -> Result<std::process::Output, ChildError> {
-    let mut command = Command::new(built::server().await?);
-    forget_settings(&mut command);
-    let output = command
-        .args(arguments)
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    match within("a command to end", output).await {
-        Ok(output) => output.map_err(io("running a command")),
-        Err(source) => Err(ChildError::TimedOut {
-            source,
-            log: String::new(),
-        }),
-    }
-}
-
 enum NotServing {
     Exited(ExitStatus),
     Other(ChildError),
@@ -295,15 +279,6 @@ impl Addresses {
             admin_listen: json["admin_listen"].as_str()?.parse().ok()?,
             pid: json["pid"].as_u64()?.try_into().ok()?,
         })
-    }
-}
-
-/// The settings of whoever runs the tests are not the test's.
-fn forget_settings(command: &mut Command) {
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("PERSIST_PUBSUB_") {
-            command.env_remove(name);
-        }
     }
 }
 

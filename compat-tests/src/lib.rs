@@ -27,6 +27,7 @@
 //! | [`built`] | the programs that tests start, built where that is necessary |
 //! | [`child`] | starts the real server as a child process |
 //! | [`fencer`] | a v1 server that fences its clients out |
+//! | [`command_line`] | runs the program's other subcommands |
 //! | [`fuzz`] | the bodies of the fuzz targets |
 //! | [`browser`] | a real browser without a window |
 //! | [`tools`], [`grpcurl`] | programs from outside, where they are installed |
@@ -42,6 +43,7 @@ pub mod built;
 pub mod bystanders;
 pub mod certificates;
 pub mod child;
+pub mod command_line;
 pub mod entrant;
 pub mod fencer;
 pub mod fuzz;

@@ -8,7 +8,9 @@ mod account;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use persist_pubsub_client::{Client, Config, Events, Stats, Subscription, connect};
+use persist_pubsub_client::{
+    Client, Config, Events, HomeStatus, Settings, Stats, Subscription, connect,
+};
 use persist_pubsub_proto::ShardId;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -98,6 +100,23 @@ impl V1Process {
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// The client's settings, as they were given last.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        self.client.settings()
+    }
+
+    /// Swaps them.
+    pub fn configure(&self, settings: Settings) {
+        self.client.configure(settings);
+    }
+
+    /// How the client stands with each server.
+    #[must_use]
+    pub fn homes(&self) -> Vec<HomeStatus> {
+        self.client.homes()
     }
 
     /// The client's counters.

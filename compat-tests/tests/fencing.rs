@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use persist_pubsub_client::{Config, Event, connect};
-use persist_pubsub_compat_tests::child::{self, Child, ChildError, Folder};
+use persist_pubsub_compat_tests::child::{Child, ChildError, Folder};
+use persist_pubsub_compat_tests::command_line;
 use persist_pubsub_compat_tests::ledger::{Diffs, Ledger};
 use persist_pubsub_compat_tests::operator::{Operator, OperatorError};
 use persist_pubsub_compat_tests::v0_peer;
@@ -349,10 +350,8 @@ async fn a_deployed_process_lives_from_its_poll() -> Verdict {
 /// Runs `persist-pubsub fence`.
 async fn fence(server: &Child, arguments: &[&str]) -> Result<(Option<i32>, String), Failure> {
     let admin = server.admin_url();
-    let output = child::command(&[&["fence", "--admin", &admin], arguments].concat()).await?;
-    let printed = [output.stdout, output.stderr].concat();
-    let printed = String::from_utf8_lossy(&printed).into_owned();
-    Ok((output.status.code(), printed))
+    let said = command_line::run(&[&["fence", "--admin", &admin], arguments].concat()).await?;
+    Ok((said.code, said.output + &said.error))
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! The census of generations: by call, by watch, and by the command that an
 //! orchestrator waits with.
 
-use persist_pubsub_compat_tests::child::{self, Child};
+use persist_pubsub_compat_tests::child::Child;
+use persist_pubsub_compat_tests::command_line;
 use persist_pubsub_compat_tests::operator::Operator;
 use persist_pubsub_compat_tests::v0_peer;
 use persist_pubsub_compat_tests::v1_peer::{Peer, hello};
@@ -133,10 +134,8 @@ async fn a_watch_shows_who_comes_and_goes() -> Verdict {
 async fn generations(server: &Child, arguments: &[&str]) -> Result<(Option<i32>, String), Failure> {
     let admin = server.admin_url();
     let command = ["generations", "--admin", &admin];
-    let output = child::command(&[&command, arguments].concat()).await?;
-    let printed = [output.stdout, output.stderr].concat();
-    let printed = String::from_utf8_lossy(&printed).into_owned();
-    Ok((output.status.code(), printed))
+    let said = command_line::run(&[&command, arguments].concat()).await?;
+    Ok((said.code, said.output + &said.error))
 }
 
 /// `--wait-gone`, of a server that need not have run for long.
@@ -204,14 +203,13 @@ async fn a_server_that_cannot_know_is_not_believed() -> Verdict {
     drop(server);
     let nobody = "http://127.0.0.1:1";
     let command = ["generations", "--admin", nobody];
-    let output = child::command(&[&command[..], &lost].concat()).await?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(3), "{said}");
-    assert!(said.contains("cannot reach"), "{said}");
+    let said = command_line::run(&[&command[..], &lost].concat()).await?;
+    assert_eq!(said.code, Some(3), "{said:?}");
+    assert!(said.error.contains("cannot reach"), "{said:?}");
     // What time does not mend ends at once.
     let wrong = ["generations", "--admin", "nonsense://", "--wait-gone", "1"];
-    let output = child::command(&wrong).await?;
-    assert_eq!(output.status.code(), Some(2));
+    let said = command_line::run(&wrong).await?;
+    assert_eq!(said.code, Some(2), "{said:?}");
     Ok(())
 }
 

@@ -43,6 +43,9 @@ const SESSION_LINES: u32 = 1000;
 /// How long connections may take to close when their streams have ended.
 const CLOSING: Duration = Duration::from_secs(1);
 
+/// What health is asked of for whether the process lives, ready or not.
+const LIVE: &str = "live";
+
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -260,6 +263,13 @@ async fn serve<D: Accept>(
 
     let metrics = prometheus::Registry::new();
     let defect = |e: prometheus::Error| StartError::Internal(e.to_string());
+    // The process's own: start, memory, CPU, file descriptors. Read at a scrape.
+    #[cfg(target_os = "linux")]
+    metrics
+        .register(Box::new(
+            prometheus::process_collector::ProcessCollector::for_self(),
+        ))
+        .map_err(defect)?;
     let topic_metrics = TopicMetrics::new(&metrics).map_err(defect)?;
     let registry = Registry::new(config.registry_limits(), topic_metrics.clone());
     let shared = Arc::new(Shared {
@@ -311,7 +321,11 @@ async fn serve<D: Accept>(
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<V0Service>().await;
     health.set_serving::<V1Service>().await;
-    let routes = Routes::new(health_service)
+    // Stays so to the end: who is told to end a process that is not live
+    // must not cut a drain short.
+    let live = tonic_health::ServingStatus::Serving;
+    health.set_service_status(LIVE, live).await;
+    let routes = Routes::new(health_service.clone())
         .add_service(reflection(persist_pubsub_proto::FILE_DESCRIPTOR_SET)?)
         .add_service(V0Service::new(Arc::clone(&context)))
         .add_service(V1Service::new(Arc::clone(&context)));
@@ -339,6 +353,7 @@ async fn serve<D: Accept>(
     let admin_routes = admin::router(
         admin_service,
         access,
+        health_service,
         reflection(persist_pubsub_proto::admin_v1::FILE_DESCRIPTOR_SET)?,
     );
     let admin_metrics = ListenerMetrics::admin(&metrics).map_err(defect)?;

@@ -2,7 +2,8 @@
 
 use persist_pubsub_client::{Config, Event, Tls, connect};
 use persist_pubsub_compat_tests::certificates::Authority;
-use persist_pubsub_compat_tests::child::{Child, ChildError, Folder, command};
+use persist_pubsub_compat_tests::child::{Child, ChildError, Folder};
+use persist_pubsub_compat_tests::command_line::run;
 use persist_pubsub_compat_tests::entrant::Entrant;
 use persist_pubsub_compat_tests::grpcurl::Grpcurl;
 use persist_pubsub_compat_tests::operator::Operator;
@@ -195,21 +196,19 @@ async fn grpcurl_and_the_command_line_speak_tls_to_both_ports() -> Verdict {
     let shard = SHARD.to_string();
     let mut push = vec!["push", &data, &shard, "1", "hello"];
     push.extend(shown.iter().map(String::as_str));
-    let pushed = command(&push).await?;
-    assert!(pushed.status.success(), "{pushed:?}");
+    let pushed = run(&push).await?;
+    assert_eq!(pushed.code, Some(0), "{pushed:?}");
     let mut shards = vec!["shards", &admin];
     shards.extend(shown.iter().map(String::as_str));
-    let listed = command(&shards).await?;
-    let text = String::from_utf8_lossy(&listed.stdout);
-    assert!(text.contains(&shard), "{listed:?}");
+    let listed = run(&shards).await?;
+    assert!(listed.output.contains(&shard), "{listed:?}");
     // Without the authority nothing is sent, and the flag is named.
-    let blind = command(&["shards", &admin]).await?;
-    let text = String::from_utf8_lossy(&blind.stderr);
-    assert_eq!(blind.status.code(), Some(2));
-    assert!(text.contains("--tls-ca"), "{text}");
+    let blind = run(&["shards", &admin]).await?;
+    assert_eq!(blind.code, Some(2));
+    assert!(blind.error.contains("--tls-ca"), "{blind:?}");
     // Without a certificate it is the server that refuses.
-    let ca_alone = command(&["shards", &admin, &shown[0]]).await?;
-    assert_eq!(ca_alone.status.code(), Some(1), "{ca_alone:?}");
+    let ca_alone = run(&["shards", &admin, &shown[0]]).await?;
+    assert_eq!(ca_alone.code, Some(1), "{ca_alone:?}");
 
     let name = "access::tls::grpcurl_and_the_command_line_speak_tls_to_both_ports";
     let grpcurl = match Grpcurl::find() {

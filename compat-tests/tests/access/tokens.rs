@@ -2,7 +2,8 @@
 
 use persist_pubsub_client::{Config, Event, Token, connect};
 use persist_pubsub_compat_tests::certificates::Authority;
-use persist_pubsub_compat_tests::child::{Child, command};
+use persist_pubsub_compat_tests::child::Child;
+use persist_pubsub_compat_tests::command_line::run;
 use persist_pubsub_compat_tests::entrant::Entrant;
 use persist_pubsub_compat_tests::grpcurl::Grpcurl;
 use persist_pubsub_compat_tests::operator::Operator;
@@ -328,10 +329,10 @@ async fn the_operators_port_asks_for_rights_and_says_who_sent_it_away() -> Verdi
     let path = file.folder.path().join("token");
     std::fs::write(&path, "dashboard-dashboard")?;
     let (admin, path) = (format!("--admin={admin}"), path.display().to_string());
-    let listed = command(&["sessions", &admin, "--token-file", &path]).await?;
-    assert!(listed.status.success(), "{listed:?}");
-    let refused = command(&["sessions", &admin]).await?;
-    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let listed = run(&["sessions", &admin, "--token-file", &path]).await?;
+    assert_eq!(listed.code, Some(0), "{listed:?}");
+    let refused = run(&["sessions", &admin]).await?;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
 
     let mut drain = Request::new(DrainRequest {
         reason: "an upgrade".to_owned(),

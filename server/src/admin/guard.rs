@@ -21,6 +21,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Open to whoever reaches the port: probes and Prometheus seldom have a
 /// token, and see no shard and no caller there.
 const OPEN: [&str; 3] = ["/livez", "/readyz", "/metrics"];
+const HEALTH: &str = "/grpc.health.v1.Health/";
 const SERVICE: &str = "/persist.pubsub.admin.v1.AdminService/";
 /// What changes nothing. Whatever is not named needs the right to do anything.
 const READING: [&str; 8] = [
@@ -44,7 +45,7 @@ enum Needs {
 }
 
 fn needs(method: &axum::http::Method, path: &str) -> Needs {
-    if OPEN.contains(&path) {
+    if OPEN.contains(&path) || path.starts_with(HEALTH) {
         return Needs::Nothing;
     }
     if path.starts_with(REFLECTION) {

@@ -15,6 +15,7 @@ use persist_pubsub_proto::admin_v1::{self as pb, GetServerInfoResponse};
 use persist_pubsub_proto::v1;
 use tokio::time::Instant;
 use tonic::service::Routes;
+use tonic_health::pb::health_server::{Health, HealthServer};
 
 use crate::access::Access;
 use crate::clock;
@@ -80,16 +81,21 @@ pub(crate) struct Admin {
     pub(crate) metrics: prometheus::Registry,
 }
 
-/// gRPC and HTTP on one port, for those who may.
-pub(crate) fn router<R>(
+/// gRPC and HTTP on one port, for those who may. Health is here too: a
+/// kubelet's gRPC probe can ask neither a port with TLS, nor one that is full.
+pub(crate) fn router<H, R>(
     admin: Admin,
     access: Arc<Access>,
+    health: HealthServer<H>,
     reflection: tonic_reflection::server::v1::ServerReflectionServer<R>,
 ) -> Routes
 where
+    H: Health,
     R: tonic_reflection::server::v1::ServerReflection,
 {
-    let grpc = Routes::new(AdminServiceServer::new(admin.clone())).add_service(reflection);
+    let grpc = Routes::new(AdminServiceServer::new(admin.clone()))
+        .add_service(health)
+        .add_service(reflection);
     let all = http::routes(admin.clone())
         .merge(page::routes(admin))
         .merge(grpc.into_axum_router());

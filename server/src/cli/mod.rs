@@ -1,7 +1,9 @@
 //! The command line: one subcommand, one file.
 
+mod check;
 mod fence;
 mod generations;
+mod healthcheck;
 mod listing;
 mod push;
 mod replay;
@@ -54,6 +56,10 @@ enum Command {
     Fence(fence::FenceArgs),
     /// Watch rates, generations, slow sessions and hot shards
     Top(top::TopArgs),
+    /// Publish a diff and hear it, on a shard that nobody else has
+    Check(check::CheckArgs),
+    /// Ask a server whether it serves
+    Healthcheck(healthcheck::HealthcheckArgs),
 }
 
 /// How a command prints.
@@ -126,6 +132,8 @@ pub fn run() -> ExitCode {
             Some(Command::Shards(args)) => listing::shards(args).await,
             Some(Command::Generations(args)) => generations::run(args).await,
             Some(Command::Fence(args)) => fence::run(args).await,
+            Some(Command::Check(args)) => check::run(args).await,
+            Some(Command::Healthcheck(args)) => healthcheck::run(args).await,
             Some(Command::Top(args)) => top::run(args).await,
         }
     });

@@ -84,7 +84,7 @@ fn greet(server: &Server) {
         "\
 persist-pubsub {version} serves
   data port   {data}   gRPC: persist pubsub v0 and v1, health, reflection
-  admin port  {admin}   gRPC: Admin, reflection; HTTP: / (status page) /metrics /livez /readyz
+  admin port  {admin}   gRPC: Admin, health, reflection; HTTP: / (status page) /metrics /livez /readyz
 
 Try, in another terminal:
   {program} tap --server http://{data} s42344d73-94f1-48b1-a33b-0892cb4ebbb7

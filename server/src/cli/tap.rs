@@ -24,6 +24,16 @@ pub(crate) enum WireArg {
     V1,
 }
 
+impl From<WireArg> for WirePreference {
+    fn from(wire: WireArg) -> Self {
+        match wire {
+            WireArg::Auto => Self::Auto,
+            WireArg::V0 => Self::V0,
+            WireArg::V1 => Self::V1,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct TapArgs {
     #[command(flatten)]
@@ -93,11 +103,7 @@ pub(super) async fn run(args: TapArgs) -> Result<(), Failure> {
         .environment_id(&args.environment)
         .role("operator")
         .mode(persist_pubsub_client::Mode::ReadOnly)
-        .wire(match args.wire {
-            WireArg::Auto => WirePreference::Auto,
-            WireArg::V0 => WirePreference::V0,
-            WireArg::V1 => WirePreference::V1,
-        });
+        .wire(args.wire.into());
     let (client, mut events) = connect(config);
     let _tokens: Vec<_> = args
         .shards

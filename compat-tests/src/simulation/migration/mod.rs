@@ -32,6 +32,9 @@ use super::net::{Host, Machine, Net, admin_port, data_port};
 /// Between two moves. Short of a `scene::SETTLED`, so that some are on their way
 /// when the next moves.
 const BETWEEN: Duration = Duration::from_millis(200);
+/// What an operator leaves between everybody having both homes and the first to
+/// leave one: holes of the time before make servers not wait for a while.
+const BEFORE_LEAVING: Duration = Duration::from_secs(4);
 /// How long who crashed is away.
 const AWAY: Duration = Duration::from_millis(700);
 /// How long everybody may take to have a session with each of its homes: a
@@ -322,6 +325,7 @@ async fn walk(cell: &Cell, seed: u64, keep_lines: bool) -> Outcome {
         // Nobody gets two steps ahead of another: they would share no server.
         if to != Step::Both && stage.actors.iter().all(|a| a.step == Step::Both) {
             stage.everybody_at_home().await;
+            stage.pass(BEFORE_LEAVING).await;
         }
         stage.send(who, to);
     }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use persist_pubsub_proto::ShardId;
 use tokio::time::Instant;
 
-use super::{Server, Who};
+use super::{AWAY, Server, Who};
 use crate::simulation::clock::since_start;
 use crate::simulation::lock;
 
@@ -20,10 +20,6 @@ const SETTLED: Duration = Duration::from_millis(300);
 /// What was committed so long before a crash and after it may have been lost
 /// with it: on its way, or pushed by somebody who had not noticed yet.
 const AROUND: Duration = Duration::from_secs(10);
-
-/// What was committed so shortly before its writer crashed may never have left
-/// it, or be cut off on its way.
-const ON_ITS_WAY: Duration = Duration::from_millis(100);
 
 /// A process, and how often it was started.
 pub(super) type Incarnation = (Who, u32);
@@ -192,15 +188,16 @@ impl Scene {
         if crash.process == Some(commit.by) {
             return Some("its writer crashed");
         }
-        // What a writer committed and took with it is a hole for ever; behind
-        // it servers do not wait for a while, and who is overtaken is a gap.
-        let lost = |c: &Commit| crash.process == Some(c.by) && c.at + ON_ITS_WAY >= crash.at;
-        let before = usize::try_from(seqno).unwrap_or(0);
-        if commit.at >= crash.at
-            && let Some(log) = state.shards.get(&shard)
-            && log.iter().take(before).any(lost)
-        {
-            return Some("behind what a writer took with it");
+        // Behind a hole that is never filled, and when they have come back and
+        // heard of some writers alone, servers do not wait for a while: whoever
+        // is overtaken then is a gap. Of what was committed before the crash,
+        // and while the server was away, nothing may be missing.
+        let back = match crash.process {
+            Some(_) => crash.at,
+            None => crash.at + AWAY,
+        };
+        if commit.at >= back {
+            return Some("overtaken while servers do not wait");
         }
         let none = BTreeSet::new();
         let left = |who| crash.left.get(who).unwrap_or(&none);

@@ -1,0 +1,79 @@
+//! What alerts and the dashboard ask for is what a server tells.
+
+use std::collections::BTreeSet;
+
+use persist_pubsub_compat_tests::child::workspace;
+use persist_pubsub_compat_tests::command_line::run;
+use persist_pubsub_compat_tests::operator::Operator;
+use persist_pubsub_compat_tests::raw_connection::{DATA, PREFACE, RawConnection, frame};
+use persist_pubsub_compat_tests::v1_peer;
+use persist_pubsub_compat_tests::wait::until;
+use persist_pubsub_proto::ShardId;
+
+use super::{Verdict, server};
+
+const SHARD: ShardId = ShardId::new([0x0b; 16]);
+
+/// Told by servers alone that have certificates or identities.
+const OF_WHO_GETS_IN: [&str; 3] = [
+    "persist_pubsub_tls_certificate_expiry_timestamp_seconds",
+    "persist_pubsub_tls_reloads_total",
+    "persist_pubsub_tokens_reloads_total",
+];
+
+/// The names of metrics in rules and dashboard: whatever begins like one.
+fn asked() -> std::io::Result<BTreeSet<String>> {
+    let files = workspace().join("helm/persist-pubsub/files");
+    let mut names = BTreeSet::new();
+    for file in ["rules.yaml", "dashboard.json"] {
+        let text = std::fs::read_to_string(files.join(file))?;
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        names.extend(
+            words
+                .filter(|word| {
+                    ["persist_pubsub_", "mz_persist_pubsub_", "process_"]
+                        .iter()
+                        .any(|prefix| word.starts_with(prefix))
+                })
+                .map(str::to_owned),
+        );
+    }
+    Ok(names)
+}
+
+#[tokio::test]
+async fn every_metric_that_is_asked_for_is_told() -> Verdict {
+    let server = server(&[]).await?;
+    let operator = Operator::connect(&server).await?;
+    // Some are told from their first time on: sessions, there and ended, a
+    // refused message, a broken connection.
+    let url = server.url();
+    let checked = run(&["check", "--timeout=1m", "--server", &url]).await?;
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    let peer = v1_peer::Peer::connect(&url, "peer").await?;
+    peer.sender().publish(SHARD, u64::MAX, 1, "x").await?;
+    let mut broken = RawConnection::connect(server.addresses().listen).await?;
+    // DATA of no stream.
+    let nonsense = [PREFACE, &frame(DATA, 0, 0, b"x")].concat();
+    broken.write(&nonsense).await?;
+    broken.closed("the end of a broken connection").await?;
+
+    let mut asked = asked()?;
+    asked.retain(|name| !OF_WHO_GETS_IN.contains(&name.as_str()));
+    assert!(asked.len() > 30, "{asked:?}");
+    let mut missing = Vec::new();
+    let told = until("every metric that is asked for", async || {
+        let (_, text) = operator.get("/metrics").await.ok()?;
+        let told: BTreeSet<&str> = text
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| line.split(['{', ' ']).next())
+            .collect();
+        let untold = asked.iter().filter(|name| !told.contains(name.as_str()));
+        missing = untold.cloned().collect();
+        missing.is_empty().then_some(())
+    })
+    .await;
+    assert!(told.is_ok(), "nobody tells {missing:?}");
+    Ok(())
+}
