@@ -228,12 +228,15 @@ impl Connection {
             // It ends soon, whether or not it can.
             link.gate.want(mode);
         }
-        let asked = match &self.current {
-            Some(link) if link.gate.want(mode) => {
-                self.unsettle();
+        let asked = match self.current.as_ref().map(|link| link.gate.want(mode)) {
+            Some(Some(settled)) => {
+                self.unsettled = None;
+                if !settled {
+                    self.unsettle();
+                }
                 true
             }
-            Some(_) => false,
+            Some(None) => false,
             None => true,
         };
         // An attempt that is under way says what is not so any more.

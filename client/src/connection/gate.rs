@@ -103,16 +103,16 @@ impl Gate {
         self.ring();
     }
 
-    /// Asks for another mode. False: this session cannot change it.
-    pub(crate) fn want(&self, mode: Mode) -> bool {
+    /// Asks for a mode. Whether the session is in it already; `None`: this
+    /// session cannot change it.
+    pub(crate) fn want(&self, mode: Mode) -> Option<bool> {
         let mut inner = lock(&self.0);
-        let Some(talk) = &mut inner.talk else {
-            return false;
-        };
+        let talk = inner.talk.as_mut()?;
         talk.wanted = mode;
+        let settled = talk.said == mode && !talk.waits;
         drop(inner);
         self.ring();
-        true
+        Some(settled)
     }
 
     /// The mode is of no importance any more: another session has taken this
@@ -159,5 +159,61 @@ impl Gate {
         }
         drop(inner);
         self.ring();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(sets_mode: bool) -> Gate {
+        let gate = Gate::default();
+        let takes = Takes {
+            diff_bytes: 1,
+            announcements: true,
+        };
+        let terms = Terms {
+            takes,
+            heartbeat: None,
+            sets_mode,
+        };
+        gate.open(terms, Mode::ReadOnly);
+        gate
+    }
+
+    #[test]
+    fn one_change_at_a_time_and_nothing_is_published_meanwhile() {
+        use Mode::{ReadOnly, ReadWrite};
+        let gate = open(true);
+        assert_eq!(gate.next_mode(), None);
+        assert_eq!(gate.want(ReadWrite), Some(false));
+        assert!(gate.publishes());
+        assert_eq!(gate.next_mode(), Some(ReadWrite));
+        assert!(!gate.publishes());
+        // Taken back, and again: the first has to be answered.
+        assert_eq!(gate.want(ReadOnly), Some(false));
+        assert_eq!(gate.next_mode(), None);
+        assert_eq!(gate.answered(ReadOnly), None, "that was not asked");
+        assert_eq!(gate.answered(ReadWrite), Some(false));
+        assert!(gate.publishes());
+        assert_eq!(gate.next_mode(), Some(ReadOnly));
+        assert_eq!(gate.answered(ReadOnly), Some(true));
+        assert_eq!(gate.answered(ReadOnly), None, "nothing was asked");
+    }
+
+    #[test]
+    fn a_change_that_is_taken_back_in_time_is_not_asked_for() {
+        let gate = open(true);
+        assert_eq!(gate.want(Mode::ReadWrite), Some(false));
+        assert_eq!(gate.want(Mode::ReadOnly), Some(true));
+        assert_eq!(gate.next_mode(), None);
+    }
+
+    #[test]
+    fn without_the_capability_the_mode_stays() {
+        let gate = open(false);
+        assert_eq!(gate.want(Mode::ReadWrite), None);
+        assert_eq!(gate.next_mode(), None);
+        assert!(gate.publishes());
     }
 }
