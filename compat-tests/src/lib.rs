@@ -8,6 +8,7 @@
 //! | [`v1_peer`] | a scripted v1 client |
 //! | [`raw_call`] | a call below gRPC: any headers, any bytes |
 //! | [`raw_connection`] | a connection below HTTP/2: it stops where it is told to |
+//! | [`v0_client`] | the connection of a deployed v0 client, which comes back as slowly as the real one |
 //! | [`v0_reader`] | the model of a deployed v0 reader, and one at work |
 //! | [`store`] | the model of the consensus store: which seqnos are committed |
 //! | [`ledger`] | a store with one appender at a time, which knows when each diff was committed |
@@ -23,6 +24,7 @@
 //! | [`bystanders`] | sessions that are to notice nothing |
 //! | [`operator`] | what the admin port shows |
 //! | [`child`] | starts the real server as a child process |
+//! | [`drill`] | the upgrade drill: model processes as children, over a consensus store with compare-and-set |
 //! | [`fuzz`] | the bodies of the fuzz targets |
 //! | [`browser`] | a real browser without a window |
 //! | [`tools`], [`grpcurl`] | programs from outside, where they are installed |
@@ -36,6 +38,7 @@ pub mod broadcaster;
 pub mod browser;
 pub mod bystanders;
 pub mod child;
+pub mod drill;
 pub mod fuzz;
 pub mod grpcurl;
 pub mod histogram;
@@ -52,6 +55,7 @@ pub mod replay;
 pub mod simulation;
 pub mod store;
 pub mod tools;
+pub mod v0_client;
 pub mod v0_peer;
 pub mod v0_process;
 pub mod v0_reader;

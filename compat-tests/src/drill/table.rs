@@ -1,0 +1,83 @@
+//! What walks came to, as a table in Markdown, which reads in a terminal too.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::account::{Account, PAIRS};
+use super::verdict::both;
+use super::walk::Walked;
+use crate::histogram::Histogram;
+
+const HEAD: &str = "\
+| arrangement, step | 1 to 1 | 1 to 2 | 2 to 1 | 2 to 2 | discarded | polls that helped |
+|---|---|---|---|---|---|---|
+";
+
+/// Milliseconds from a committed write to its visibility, p50 / p99 / max,
+/// from the generation that writes to the one that reads.
+#[must_use]
+pub fn table(walks: &[(Walked, Account)]) -> String {
+    let mut text = HEAD.to_owned();
+    for (walked, account) in walks {
+        let name = walked.plan.arrangement.name();
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "| **{name}** | | | | | | |");
+        for (index, step) in walked.steps.iter().enumerate() {
+            let to = walked.steps.get(index + 1).map_or(walked.ended, |s| s.at);
+            let label = format!("{} {}", index + 1, step.name);
+            row(&mut text, &label, account, step.at, to);
+        }
+        let from = walked.steps.first().map_or(0, |step| step.at);
+        row(&mut text, "all steps", account, from, walked.ended);
+    }
+    text
+}
+
+fn row(text: &mut String, label: &str, account: &Account, from: u64, to: u64) {
+    let _ = write!(text, "| {label} |");
+    for pair in PAIRS {
+        let _ = write!(text, " {} |", cell(&account.latencies(pair, from, to)));
+    }
+    let during = |moments: &[u64]| moments.iter().filter(|at| (from..to).contains(at)).count();
+    let discarded = during(&account.discarded) + during(&account.excused);
+    let _ = writeln!(text, " {discarded} | {} |", during(&account.polls));
+}
+
+/// One line per walk: what matters when both generations write.
+#[must_use]
+pub fn summary(walks: &[(Walked, Account)]) -> String {
+    let mut text = "\
+| both generations write (steps 4 to 7) | within a generation | across generations | discarded | polls that helped |
+|---|---|---|---|---|
+"
+    .to_owned();
+    for (walked, account) in walks {
+        let (within, across) = both(walked, account);
+        let name = walked.plan.arrangement.name();
+        let _ = writeln!(
+            text,
+            "| {name} | {} | {} | {} | {} |",
+            cell(&within),
+            cell(&across),
+            account.discarded.len() + account.excused.len(),
+            account.polls.len()
+        );
+    }
+    text
+}
+
+fn cell(latencies: &Histogram) -> String {
+    if latencies.count() == 0 {
+        return "-".to_owned();
+    }
+    let short = |latency: Duration| {
+        let millis = latency.as_secs_f64() * 1e3;
+        match millis {
+            ..10.0 => format!("{millis:.2}"),
+            ..100.0 => format!("{millis:.1}"),
+            _ => format!("{millis:.0}"),
+        }
+    };
+    let [p50, p99, max] = latencies.percentiles([50, 99, 100]).map(short);
+    format!("{p50} / {p99} / {max}")
+}
