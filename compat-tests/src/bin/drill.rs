@@ -199,7 +199,7 @@ fn report(walked: &Walked, account: &Account) -> [Finding; 1] {
             longest.as_secs_f64()
         );
     }
-    for text in account.wrong.iter().chain(&account.discards_shown) {
+    for text in &account.wrong {
         println!("  {text}");
     }
     let finding = verdict::of_all(account);
@@ -208,6 +208,9 @@ fn report(walked: &Walked, account: &Account) -> [Finding; 1] {
 }
 
 fn judge(walked: &Walked, account: &Account) -> [Finding; 2] {
+    for text in &account.discards_shown {
+        println!("  {text}");
+    }
     let findings = verdict::of_service(walked, account);
     for finding in &findings {
         println!("  {finding}");

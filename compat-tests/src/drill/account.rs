@@ -58,7 +58,7 @@ pub struct Account {
     pub wrongs: u64,
     /// The first diffs discarded, as text.
     pub discards_shown: Vec<String>,
-    /// When each process's sessions began and ended, by name.
+    /// Sessions that were lost.
     pub lost_sessions: u64,
 }
 

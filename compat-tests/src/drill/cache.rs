@@ -1,10 +1,12 @@
 //! A process's states: of each shard that it follows how far it is, and the
 //! digest of all that it applied. Every step is recorded.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::consensus::Row;
 use super::content::{Content, Digest};
@@ -41,8 +43,8 @@ pub struct Cache {
 #[derive(Debug, Default)]
 struct Inner {
     states: BTreeMap<Number, Position>,
-    /// Those that moved since the last poll.
-    moved: BTreeSet<Number>,
+    /// When each of them was last read, or moved on.
+    fresh: BTreeMap<Number, Instant>,
     records: Vec<Record>,
     lost: u64,
     /// The session that there is; 0 for none.
@@ -68,7 +70,9 @@ impl Cache {
 
     /// Follows a shard no more, and forgets its state.
     pub fn leave(&self, shard: Number) {
-        self.inner().states.remove(&shard);
+        let mut inner = self.inner();
+        inner.states.remove(&shard);
+        inner.fresh.remove(&shard);
     }
 
     /// The shards that are followed.
@@ -77,14 +81,16 @@ impl Cache {
         self.inner().states.keys().copied().collect()
     }
 
-    /// Those of them that have not moved since this was last asked: they are
-    /// polled.
+    /// Those of them of which nothing was heard or read for so long: they are
+    /// to be polled.
     #[must_use]
-    pub fn still(&self) -> Vec<Number> {
-        let mut inner = self.inner();
-        let moved = std::mem::take(&mut inner.moved);
-        let followed = inner.states.keys().copied();
-        followed.filter(|shard| !moved.contains(shard)).collect()
+    pub fn still(&self, so_long: Duration) -> Vec<Number> {
+        let inner = self.inner();
+        let is_still = |shard: &Number| {
+            let fresh = inner.fresh.get(shard);
+            fresh.is_some_and(|fresh| fresh.elapsed() >= so_long)
+        };
+        inner.states.keys().copied().filter(is_still).collect()
     }
 
     /// Where a shard's state is, if it is followed.
@@ -123,6 +129,7 @@ impl Cache {
         let mut inner = self.inner();
         let at = now();
         let mut applied = 0;
+        inner.fresh.insert(shard, Instant::now());
         for (seqno, diff) in rows {
             let next = inner.states.get(&shard).map(|(state, _)| state + 1);
             if next == Some(*seqno) {
@@ -164,7 +171,7 @@ impl Cache {
         *digest = digest.then(seqno, diff);
         *state = seqno;
         let digest = *digest;
-        inner.moved.insert(shard);
+        inner.fresh.insert(shard, Instant::now());
         let session = inner.session;
         inner.record(Record::Moved {
             at,
@@ -280,8 +287,8 @@ mod tests {
         assert_eq!(tell(2), Outcome::Discarded);
         assert_eq!(tell(0), Outcome::Passed);
         assert_eq!(cache.read(3, &log[..4], How::Polled), 3);
-        assert_eq!(cache.still(), []);
-        assert_eq!(cache.still(), [3]);
+        assert_eq!(cache.still(Duration::from_secs(600)), []);
+        assert_eq!(cache.still(Duration::ZERO), [3]);
         assert_eq!(tell(4), Outcome::Applied);
         assert_eq!(cache.position(3).unwrap().0, 5);
         assert_eq!(wrongs(&cache), 0);

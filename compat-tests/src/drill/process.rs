@@ -26,6 +26,9 @@ use crate::v0_client::POLL;
 /// How often what happened is reported.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 
+/// How often is looked for what is to be polled.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
 /// Who the process is.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Who {
@@ -170,13 +173,13 @@ async fn obey(
     }
 }
 
-/// Reads the shards that have not moved for as long as a poll takes.
+/// Reads every shard of which nothing was heard for as long as a poll takes.
 async fn poll(process: Arc<Process>) {
-    let mut ticks = tokio::time::interval(POLL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
-        for shard in process.cache.still() {
+        looks.tick().await;
+        for shard in process.cache.still(POLL) {
             process.fetch(shard, How::Polled).await;
         }
     }

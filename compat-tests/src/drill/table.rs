@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::account::{Account, PAIRS};
-use super::verdict::both;
+use super::disturbance::Variant;
+use super::verdict::{both, both_write};
 use super::walk::Walked;
 use crate::histogram::Histogram;
 
@@ -19,9 +20,8 @@ const HEAD: &str = "\
 pub fn table(walks: &[(Walked, Account)]) -> String {
     let mut text = HEAD.to_owned();
     for (walked, account) in walks {
-        let name = walked.plan.arrangement.name();
         // Writing to a String does not fail.
-        let _ = writeln!(text, "| **{name}** | | | | | | |");
+        let _ = writeln!(text, "| **{}** | | | | | | |", name(walked));
         for (index, step) in walked.steps.iter().enumerate() {
             let to = walked.steps.get(index + 1).map_or(walked.ended, |s| s.at);
             let label = format!("{} {}", index + 1, step.name);
@@ -38,9 +38,22 @@ fn row(text: &mut String, label: &str, account: &Account, from: u64, to: u64) {
     for pair in PAIRS {
         let _ = write!(text, " {} |", cell(&account.latencies(pair, from, to)));
     }
-    let during = |moments: &[u64]| moments.iter().filter(|at| (from..to).contains(at)).count();
-    let discarded = during(&account.discarded) + during(&account.excused);
-    let _ = writeln!(text, " {discarded} | {} |", during(&account.polls));
+    let discarded = during(&account.discarded, from, to) + during(&account.excused, from, to);
+    let polls = during(&account.polls, from, to);
+    let _ = writeln!(text, " {discarded} | {polls} |");
+}
+
+fn during(moments: &[u64], from: u64, to: u64) -> usize {
+    moments.iter().filter(|at| (from..to).contains(at)).count()
+}
+
+/// The arrangement, and what went wrong.
+fn name(walked: &Walked) -> String {
+    let arrangement = walked.plan.arrangement.name();
+    match walked.plan.variant {
+        Variant::Calm => arrangement.to_owned(),
+        wrong => format!("{arrangement}, {}", wrong.name()),
+    }
 }
 
 /// One line per walk: what matters when both generations write.
@@ -53,14 +66,15 @@ pub fn summary(walks: &[(Walked, Account)]) -> String {
     .to_owned();
     for (walked, account) in walks {
         let (within, across) = both(walked, account);
-        let name = walked.plan.arrangement.name();
+        let (from, to) = both_write(walked);
         let _ = writeln!(
             text,
-            "| {name} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} |",
+            name(walked),
             cell(&within),
             cell(&across),
-            account.discarded.len() + account.excused.len(),
-            account.polls.len()
+            during(&account.discarded, from, to) + during(&account.excused, from, to),
+            during(&account.polls, from, to)
         );
     }
     text

@@ -38,8 +38,8 @@ pub fn of_all(account: &Account) -> Finding {
         holds: account.wrongs == 0 && account.states > 0,
         is_safety: true,
         text: format!(
-            "{} states of all processes are prefixes of the log, and all ended well: {} were not",
-            account.states, account.wrongs
+            "every state of every process is a prefix of the log, and every process ended well: {} exceptions among {} states",
+            account.wrongs, account.states
         ),
     }
 }
@@ -79,8 +79,7 @@ pub fn of_service(walked: &Walked, account: &Account) -> [Finding; 2] {
 /// 7) and nothing is wrong on purpose.
 #[must_use]
 pub fn both(walked: &Walked, account: &Account) -> (Histogram, Histogram) {
-    let step = |n: usize| walked.steps.get(n).map_or(walked.ended, |step| step.at);
-    let (from, to) = (step(3), step(7));
+    let (from, to) = both_write(walked);
     let calm = |at: u64| {
         let during = |(from, to): &(u64, u64)| (*from..*to).contains(&at);
         !walked.disturbed.iter().any(during)
@@ -91,6 +90,13 @@ pub fn both(walked: &Walked, account: &Account) -> (Histogram, Histogram) {
         })
     };
     (pair(true), pair(false))
+}
+
+/// From when to when both generations write: steps 4 to 7.
+#[must_use]
+pub fn both_write(walked: &Walked) -> (u64, u64) {
+    let step = |n: usize| walked.steps.get(n).map_or(walked.ended, |step| step.at);
+    (step(3), step(7))
 }
 
 /// A latency, as people read it.
