@@ -22,15 +22,15 @@ impl Backoff {
         // backon's jitter adds up to the delay itself; from halves, the
         // jittered delay stays within the configured one.
         let builder = ExponentialBuilder::new()
-            .with_min_delay(config.backoff_first / 2)
-            .with_max_delay(config.backoff_cap / 2)
+            .with_min_delay(config.settings.backoff_first / 2)
+            .with_max_delay(config.settings.backoff_cap / 2)
             .with_factor(2.0)
             .with_jitter()
             .without_max_times();
         Self {
             builder,
             delays: builder.build(),
-            cap: config.backoff_cap,
+            cap: config.settings.backoff_cap,
             stable_after: config.stable_after,
         }
     }

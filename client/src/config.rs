@@ -4,17 +4,13 @@
 use std::fmt;
 use std::time::Duration;
 
-use tonic::transport::Uri;
+use crate::home::Home;
+use crate::settings::{LONGEST, Settings};
 
-/// The port that an endpoint without one means.
-pub const DEFAULT_PORT: u16 = 6879;
-
-/// No setting of time is longer: clocks can add it without overflowing.
-const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// `Hello`'s texts are cut to this many bytes, as the protocol bounds them.
 const MAX_TEXT_BYTES: usize = 256;
 
-/// How to reach a server, who to be there, and every bound.
+/// Where the servers are, who to be there, and every bound.
 ///
 /// ```
 /// use std::time::Duration;
@@ -30,35 +26,23 @@ const MAX_TEXT_BYTES: usize = 256;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Config {
-    pub(crate) endpoint: Uri,
-    pub(crate) host: String,
-    pub(crate) port: u16,
     pub(crate) client_name: String,
     pub(crate) client_version: String,
     pub(crate) client_build: String,
     pub(crate) environment_id: String,
     pub(crate) deploy_generation: u64,
     pub(crate) role: String,
-    pub(crate) mode: Mode,
     pub(crate) wire: WirePreference,
-    pub(crate) backoff_first: Duration,
-    pub(crate) backoff_cap: Duration,
     pub(crate) stable_after: Duration,
     pub(crate) connect_timeout: Duration,
     pub(crate) handshake_timeout: Duration,
     pub(crate) keepalive_interval: Duration,
     pub(crate) keepalive_timeout: Duration,
-    pub(crate) push_buffer_bytes: usize,
-    pub(crate) push_buffer_count: usize,
     pub(crate) reannounce_window: Duration,
     pub(crate) reannounce_shards: usize,
-    pub(crate) event_buffer_bytes: u32,
-    pub(crate) event_buffer_count: usize,
-    pub(crate) merge_grace: Duration,
-    pub(crate) merge_buffer_bytes: usize,
-    pub(crate) merge_buffer_count: usize,
-    pub(crate) resync_spread: Duration,
     pub(crate) subscribe_timeout: Duration,
+    pub(crate) look_up_interval: Duration,
+    pub(crate) settings: Settings,
 }
 
 /// Whether the process may publish (`SessionMode` of the protocol).
@@ -121,76 +105,46 @@ impl std::error::Error for ConfigError {}
 
 impl Config {
     /// The defaults, for the server at `endpoint`: `http://host:port`, or
-    /// `host:port`, or a host alone (port 6879). The host is looked up
-    /// anew at every attempt to connect, not here.
+    /// `host:port`, or a host alone (port 6879). As
+    /// [`with_homes`](Self::with_homes) with one [`Home::at`] it.
     ///
     /// # Errors
-    /// [`ConfigError::Endpoint`] if it does not parse, names no host, or
-    /// asks for anything but plain HTTP/2.
+    /// As [`Home::at`].
     pub fn new(endpoint: &str) -> Result<Self, ConfigError> {
-        let refuse = |reason: String| ConfigError::Endpoint {
-            endpoint: endpoint.to_owned(),
-            reason,
-        };
-        let full = if endpoint.contains("://") {
-            endpoint.to_owned()
-        } else {
-            format!("http://{endpoint}")
-        };
-        let uri: Uri = full
-            .parse()
-            .map_err(|error| refuse(format!("does not parse ({error})")))?;
-        if uri.scheme_str() != Some("http") {
-            return Err(refuse("only http is spoken".to_owned()));
-        }
-        let authority = uri.authority().map_or("", |authority| authority.as_str());
-        let bare = uri.host().unwrap_or_default();
-        let expected = uri
-            .port_u16()
-            .map_or_else(|| bare.to_owned(), |port| format!("{bare}:{port}"));
-        if authority != expected || uri.path_and_query().is_some_and(|path| path != "/") {
-            return Err(refuse("holds more than a host and a port".to_owned()));
-        }
-        // A literal IPv6 address stands in brackets, which a look-up does not
-        // take.
-        let host = bare
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .to_owned();
-        if host.is_empty() {
-            return Err(refuse("names no host".to_owned()));
-        }
-        Ok(Self {
-            port: uri.port_u16().unwrap_or(DEFAULT_PORT),
-            host,
-            endpoint: uri,
+        Ok(Self::with_homes([Home::at(endpoint)?]))
+    }
+
+    /// The defaults, for the servers of these homes, as one: see
+    /// [`Settings::homes`].
+    #[must_use]
+    pub fn with_homes(homes: impl IntoIterator<Item = Home>) -> Self {
+        Self {
             client_name: "persist-pubsub-client".to_owned(),
             client_version: env!("CARGO_PKG_VERSION").to_owned(),
             client_build: String::new(),
             environment_id: String::new(),
             deploy_generation: 0,
             role: String::new(),
-            mode: Mode::ReadWrite,
             wire: WirePreference::Auto,
-            backoff_first: Duration::from_millis(100),
-            backoff_cap: Duration::from_secs(10),
             stable_after: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(5),
             keepalive_interval: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(5),
-            push_buffer_bytes: 16 * 1024 * 1024,
-            push_buffer_count: 65_536,
             reannounce_window: Duration::from_secs(60),
             reannounce_shards: 16_384,
-            event_buffer_bytes: 64 * 1024 * 1024,
-            event_buffer_count: 16_384,
-            merge_grace: Duration::from_secs(1),
-            merge_buffer_bytes: 16 * 1024 * 1024,
-            merge_buffer_count: 16_384,
-            resync_spread: Duration::from_secs(2),
             subscribe_timeout: Duration::from_secs(10),
-        })
+            look_up_interval: Duration::from_secs(30),
+            settings: Settings::new(Vec::new()).homes(homes),
+        }
+    }
+
+    /// What the client begins with of all that can be changed while it runs.
+    /// The calls of the same names below are short forms of it.
+    #[must_use]
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
     }
 
     /// The process's name, for people: "environmentd". In v0 it is the caller
@@ -239,10 +193,10 @@ impl Config {
         self
     }
 
-    /// Whether the process may publish. Default: [`Mode::ReadWrite`].
+    /// [`Settings::mode`].
     #[must_use]
     pub fn mode(mut self, mode: Mode) -> Self {
-        self.mode = mode;
+        self.settings = self.settings.mode(mode);
         self
     }
 
@@ -253,18 +207,12 @@ impl Config {
         self
     }
 
-    /// The delays between attempts to connect: the first, and the cap to
-    /// which they double. Each is jittered to between half of it and all of
-    /// it. Defaults: 100 ms, 10 s.
+    /// [`Settings::backoff`].
     ///
     /// # Errors
-    /// [`ConfigError::Backoff`] if the first is zero or above the cap.
+    /// As there.
     pub fn backoff(mut self, first: Duration, cap: Duration) -> Result<Self, ConfigError> {
-        if first.is_zero() || first > cap {
-            return Err(ConfigError::Backoff { first, cap });
-        }
-        self.backoff_first = first.min(LONGEST);
-        self.backoff_cap = cap.min(LONGEST);
+        self.settings = self.settings.backoff(first, cap)?;
         Ok(self)
     }
 
@@ -302,13 +250,10 @@ impl Config {
         self
     }
 
-    /// What may wait to be sent: bytes of diffs (64 more are counted for
-    /// each) and number. Beyond it the oldest are dropped, and their shards'
-    /// newest seqno is announced instead. Defaults: 16 MiB, 65,536.
+    /// [`Settings::push_buffer`].
     #[must_use]
     pub fn push_buffer(mut self, bytes: usize, count: usize) -> Self {
-        self.push_buffer_bytes = bytes;
-        self.push_buffer_count = count;
+        self.settings = self.settings.push_buffer(bytes, count);
         self
     }
 
@@ -323,44 +268,47 @@ impl Config {
         self
     }
 
-    /// What may wait to be read from [`Events`](crate::Events): bytes of
-    /// diffs (64 more are counted for each event) and number. When it is full
-    /// the network is not read, and HTTP/2's flow control makes the server
-    /// wait. At least 1 each, bytes at most 4 GiB; defaults 64 MiB, 16,384.
+    /// [`Settings::event_buffer`].
     #[must_use]
     pub fn event_buffer(mut self, bytes: usize, count: usize) -> Self {
-        self.event_buffer_bytes = u32::try_from(bytes).unwrap_or(u32::MAX).max(1);
-        self.event_buffer_count = count.clamp(1, 1 << 24);
+        self.settings = self.settings.event_buffer(bytes, count);
         self
     }
 
-    /// While two sessions live, because a server drains: how long what one
-    /// does not have may be awaited from the other before it is told as a
-    /// gap. A diff that follows what was told is never delayed. Default: 1 s,
-    /// which is about the time until the host's own poll would have found it.
+    /// [`Settings::merge_grace`].
     #[must_use]
     pub fn merge_grace(mut self, grace: Duration) -> Self {
-        self.merge_grace = grace.min(LONGEST);
+        self.settings = self.settings.merge_grace(grace);
         self
     }
 
-    /// What may wait meanwhile: bytes of diffs (64 more are counted for each)
-    /// and number, over all shards. Beyond it the gap is told at once.
-    /// Defaults: 16 MiB, 16,384.
+    /// [`Settings::merge_buffer`].
     #[must_use]
     pub fn merge_buffer(mut self, bytes: usize, count: usize) -> Self {
-        self.merge_buffer_bytes = bytes;
-        self.merge_buffer_count = count;
+        self.settings = self.settings.merge_buffer(bytes, count);
         self
     }
 
-    /// After a reconnect to a server that has forgotten, each shard's
-    /// [`Resync`](crate::Event::Resync) comes at a random moment within this
-    /// time. Default: 2 s, for a host whose own poll reads every shard each
-    /// 1.2 s: so the fetches cost the store no more than the outage did.
+    /// [`Settings::resync_spread`].
     #[must_use]
     pub fn resync_spread(mut self, spread: Duration) -> Self {
-        self.resync_spread = spread.min(LONGEST);
+        self.settings = self.settings.resync_spread(spread);
+        self
+    }
+
+    /// [`Settings::max_homes`].
+    #[must_use]
+    pub fn max_homes(mut self, most: usize) -> Self {
+        self.settings = self.settings.max_homes(most);
+        self
+    }
+
+    /// How often the homes' names are looked up again while nothing is amiss;
+    /// when a session is lost, or about to be, they are looked up as well. At
+    /// least 1 ms; default 30 s, about as long as resolvers keep an answer.
+    #[must_use]
+    pub fn look_up_interval(mut self, interval: Duration) -> Self {
+        self.look_up_interval = bounded(interval);
         self
     }
 

@@ -26,6 +26,7 @@ use tokio::time::{Instant, sleep};
 use crate::backoff::Backoff;
 use crate::config::Config;
 use crate::event::{Event, Reason, Wire};
+use crate::home::Place;
 use crate::merge::{End, Told};
 use crate::queue::{HostGone, Sink};
 use crate::shared::{Shared, lock};
@@ -49,10 +50,24 @@ pub(crate) fn run(
     shared: Arc<Shared>,
     sink: Sink,
 ) -> impl Future<Output = ()> + Send + 'static {
-    Connection::new(Arc::new(config), shared, sink).run()
+    // The first home alone, for now.
+    let home = config.settings.homes.first().cloned();
+    let connection = home.map(|home| {
+        let place = Place {
+            home,
+            address: None,
+        };
+        Connection::new(place, Arc::new(config), shared, sink)
+    });
+    async move {
+        if let Some(connection) = connection {
+            connection.run().await;
+        }
+    }
 }
 
 struct Connection {
+    place: Place,
     config: Arc<Config>,
     shared: Arc<Shared>,
     sink: Sink,
@@ -89,9 +104,10 @@ struct Log {
 }
 
 impl Connection {
-    fn new(config: Arc<Config>, shared: Arc<Shared>, sink: Sink) -> Self {
+    fn new(place: Place, config: Arc<Config>, shared: Arc<Shared>, sink: Sink) -> Self {
         Self {
             backoff: Backoff::new(&config),
+            place,
             config,
             shared,
             sink,
@@ -143,7 +159,12 @@ impl Connection {
         self.shared.stats.attempts.one();
         self.links += 1;
         let id = LinkId::new(self.links);
-        let open = Link::open(Arc::clone(&self.config), Arc::clone(&self.shared), id);
+        let open = Link::open(
+            self.place.clone(),
+            Arc::clone(&self.config),
+            Arc::clone(&self.shared),
+            id,
+        );
         self.next = Next::Dial(Box::pin(open));
     }
 
@@ -154,7 +175,7 @@ impl Connection {
     /// A session began.
     fn adopt(&mut self, link: Link) {
         tracing::info!(
-            server = %self.config.endpoint,
+            server = %self.place,
             wire = %link.wire,
             version = ?link.server.version,
             instance = ?link.server.instance_id,
@@ -184,7 +205,7 @@ impl Connection {
         let delay = self.backoff.next();
         if let Some(withheld) = self.log.failed.allows() {
             tracing::warn!(
-                server = %self.config.endpoint,
+                server = %self.place,
                 %reason,
                 withheld,
                 "cannot connect to the pubsub server, trying again"
@@ -207,7 +228,7 @@ impl Connection {
         }
         self.shared.stats.lost.one();
         self.shared.stats.refused_shards.set(0);
-        tracing::info!(server = %self.config.endpoint, %reason, "lost the pubsub server");
+        tracing::info!(server = %self.place, %reason, "lost the pubsub server");
         if let Some(link) = self.leaving.take() {
             // The one that was to be replaced lives still.
             self.sink.put_up(link.wire, link.server.clone());
@@ -289,7 +310,7 @@ impl Connection {
 
     fn fenced(&mut self, fenced: Fenced) {
         tracing::info!(
-            server = %self.config.endpoint,
+            server = %self.place,
             generation = fenced.generation,
             epoch = fenced.epoch,
             reason = ?fenced.reason,

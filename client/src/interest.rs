@@ -63,9 +63,12 @@ impl Interest {
             schedule: BTreeSet::new(),
             freed: BTreeSet::new(),
             waits: (0, 0),
-            max_waits: (config.merge_buffer_bytes, config.merge_buffer_count),
-            grace: config.merge_grace,
-            spread: config.resync_spread,
+            max_waits: (
+                config.settings.merge_buffer_bytes,
+                config.settings.merge_buffer_count,
+            ),
+            grace: config.settings.merge_grace,
+            spread: config.settings.resync_spread,
             subscribe_timeout: config.subscribe_timeout,
         }
     }

@@ -52,12 +52,15 @@ mod config;
 mod connection;
 mod event;
 mod handle;
+mod home;
+mod in_process;
 mod interest;
 mod merge;
 mod outbox;
 #[doc(hidden)]
 pub mod probe;
 mod queue;
+mod settings;
 mod shared;
 mod stats;
 mod system;
@@ -65,11 +68,14 @@ mod token;
 
 use std::sync::Arc;
 
-pub use config::{Config, ConfigError, DEFAULT_PORT, Mode, WirePreference};
+pub use config::{Config, ConfigError, Mode, WirePreference};
 pub use event::{Event, Reason, ServerInfo, Wire};
 pub use handle::Client;
+pub use home::{DEFAULT_PORT, Home};
+pub use in_process::{InProcess, Requests, Responses};
 pub use persist_pubsub_proto::ShardId;
 pub use queue::Events;
+pub use settings::Settings;
 pub use stats::Stats;
 pub use system::{Io, OperatingSystem, System};
 pub use token::Subscription;

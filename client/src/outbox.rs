@@ -88,8 +88,8 @@ struct Reader {
 impl Outbox {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
-            max_bytes: config.push_buffer_bytes,
-            max_count: config.push_buffer_count,
+            max_bytes: config.settings.push_buffer_bytes,
+            max_count: config.settings.push_buffer_count,
             max_shards: config.reannounce_shards,
             log: VecDeque::new(),
             first: 0,

@@ -139,8 +139,8 @@ pub(crate) struct HostGone;
 
 impl Sink {
     pub(crate) fn new(config: &Config, shared: Arc<Shared>) -> (Self, Events) {
-        let (sender, receiver) = mpsc::channel(config.event_buffer_count);
-        let most = config.event_buffer_bytes;
+        let (sender, receiver) = mpsc::channel(config.settings.event_buffer_count.min(1 << 24));
+        let most = u32::try_from(config.settings.event_buffer_bytes).unwrap_or(u32::MAX);
         let room = usize::try_from(most).unwrap_or(usize::MAX);
         let sink = Self {
             sender,

@@ -31,7 +31,7 @@ impl Shared {
     pub(crate) fn new(config: &Config, system: Arc<dyn System>) -> Self {
         Self {
             system,
-            mode: config.mode,
+            mode: config.settings.mode,
             interest: Mutex::new(Interest::new(config)),
             outbox: Mutex::new(Outbox::new(config)),
             stats: Counters::default(),

@@ -104,12 +104,7 @@ impl Child {
         let file = folder.path().join("addresses.json");
         let log = std::fs::File::create(folder.log()).map_err(io("the child's log"))?;
         let mut command = Command::new(binary);
-        // The settings of whoever runs the tests are not the test's.
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("PERSIST_PUBSUB_") {
-                command.env_remove(name);
-            }
-        }
+        forget_settings(&mut command);
         command.arg("serve").arg("--addresses-file").arg(&file);
         for port in ["--listen=", "--admin-listen="] {
             let names_it = |flag: &S| flag.as_ref().to_string_lossy().starts_with(port);
@@ -273,6 +268,37 @@ impl Addresses {
     }
 }
 
+/// Runs a subcommand of the program to its end.
+///
+/// # Errors
+/// It cannot be built or started, or does not end within
+/// [`crate::wait::PATIENCE`].
+pub async fn run(arguments: &[&str]) -> Result<std::process::Output, ChildError> {
+    let mut command = Command::new(binary().await?);
+    forget_settings(&mut command);
+    let output = command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let what = format!("persist-pubsub {arguments:?} to end");
+    let output = within(&what, output).await;
+    let output = output.map_err(|source| ChildError::TimedOut {
+        source,
+        log: String::new(),
+    })?;
+    output.map_err(io("starting persist-pubsub"))
+}
+
+/// The settings of whoever runs the tests are not the test's.
+fn forget_settings(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("PERSIST_PUBSUB_") {
+            command.env_remove(name);
+        }
+    }
+}
+
 /// The server's binary: `PERSIST_PUBSUB_BIN`, or the one beside the test
 /// executable or this program, which is built first where it is missing or out of date.
 async fn binary() -> Result<PathBuf, ChildError> {
@@ -357,10 +383,14 @@ fn is_newer(path: &Path, time: std::time::SystemTime) -> bool {
 
 /// A temporary folder. Removed when dropped.
 #[derive(Debug)]
-pub(crate) struct Folder(PathBuf);
+pub struct Folder(PathBuf);
 
 impl Folder {
-    pub(crate) fn new() -> std::io::Result<Self> {
+    /// A new one, empty.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn new() -> std::io::Result<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let name = format!(
             "persist-pubsub-child-{}-{}",
@@ -374,7 +404,9 @@ impl Folder {
         Ok(Self(path))
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
         &self.0
     }
 

@@ -3,12 +3,19 @@
 //!
 //! It sends no heartbeats by itself. Tests that are not about them start
 //! their server with a long `--heartbeat-interval`.
+//!
+//! It is at the other end of a connection, or in the server's own process
+//! ([`Way`]).
+
+use std::future::poll_fn;
 
 use bytes::Bytes;
+use persist_pubsub_client::{InProcess as _, Reason, Responses};
 use persist_pubsub_proto::ShardId;
 use persist_pubsub_proto::v1::session_request::Message as Request;
 use persist_pubsub_proto::v1::session_response::Message as Response;
 use persist_pubsub_proto::v1::{self, Hello, SessionMode, ShardPosition, Welcome};
+use persist_pubsub_server::InProcess;
 use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -24,7 +31,35 @@ use persist_pubsub_server::recording::raw_codec::RawCodec;
 /// that is told to send feels the server's flow control.
 const OUTGOING_MESSAGES: usize = 64;
 
-/// A connection of a v1 client: one TCP connection with one stream.
+/// How a server is reached.
+#[derive(Clone, Copy, Debug)]
+pub enum Way<'a> {
+    /// Over TCP, at this URL.
+    Network(&'a str),
+    /// In this process.
+    InProcess(&'a InProcess),
+}
+
+impl<'a> From<&'a str> for Way<'a> {
+    fn from(url: &'a str) -> Self {
+        Self::Network(url)
+    }
+}
+
+impl<'a> From<&'a String> for Way<'a> {
+    fn from(url: &'a String) -> Self {
+        Self::Network(url)
+    }
+}
+
+impl<'a> From<&'a InProcess> for Way<'a> {
+    fn from(server: &'a InProcess) -> Self {
+        Self::InProcess(server)
+    }
+}
+
+/// A session of a v1 client: one TCP connection with one stream, or one in
+/// process.
 #[derive(Debug)]
 pub struct Peer {
     sender: Sender,
@@ -36,19 +71,39 @@ pub struct Peer {
 /// the stream.
 #[derive(Clone, Debug)]
 pub struct Sender {
-    outgoing: mpsc::Sender<Bytes>,
+    outgoing: Outgoing,
+}
+
+#[derive(Clone, Debug)]
+enum Outgoing {
+    Bytes(mpsc::Sender<Bytes>),
+    Messages(mpsc::Sender<v1::SessionRequest>),
 }
 
 /// The half of a [`Peer`] that listens. Dropping it cancels the stream.
 #[derive(Debug)]
 pub struct Receiver {
-    incoming: Streaming<Bytes>,
+    incoming: Incoming,
+}
+
+enum Incoming {
+    Bytes(Streaming<Bytes>),
+    Messages(Responses),
+}
+
+impl std::fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Bytes(_) => "Bytes",
+            Self::Messages(_) => "Messages",
+        })
+    }
 }
 
 /// One message from the server.
 #[derive(Clone, Debug)]
 pub struct Received {
-    /// Its bytes, as they were on the wire.
+    /// Its bytes, as they were on the wire; in process, as they would be.
     pub raw: Bytes,
     /// The same, decoded. `None`: a kind that this crate does not know.
     pub message: Option<Response>,
@@ -74,7 +129,29 @@ pub fn hello(client_name: &str) -> Hello {
 ///
 /// # Errors
 /// No connection, or the call is refused.
-pub async fn open(url: &str) -> Result<(Sender, Receiver), PeerError> {
+pub async fn open<'a>(way: impl Into<Way<'a>>) -> Result<(Sender, Receiver), PeerError> {
+    match way.into() {
+        Way::Network(url) => open_stream(url).await,
+        Way::InProcess(server) => {
+            let (outgoing, messages) = mpsc::channel(OUTGOING_MESSAGES);
+            let opened = server.open(Box::pin(ReceiverStream::new(messages)));
+            let responses = opened.map_err(|reason| PeerError::Status(status(&reason)))?;
+            let outgoing = Outgoing::Messages(outgoing);
+            let incoming = Incoming::Messages(responses);
+            Ok((Sender { outgoing }, Receiver { incoming }))
+        }
+    }
+}
+
+/// A reason of a server in this process, as a stream's end would show it.
+fn status(reason: &Reason) -> Status {
+    match reason {
+        Reason::Status { code, message } => Status::new((*code).into(), message.clone()),
+        other => Status::unknown(other.to_string()),
+    }
+}
+
+async fn open_stream(url: &str) -> Result<(Sender, Receiver), PeerError> {
     let endpoint = Endpoint::from_shared(url.to_owned())
         .map_err(|e| PeerError::Invalid(format!("{url:?}: {e}")))?
         .tcp_nodelay(true);
@@ -90,7 +167,8 @@ pub async fn open(url: &str) -> Result<(Sender, Receiver), PeerError> {
         RawCodec,
     );
     let response = within(&format!("the answer of {url} to a v1 call"), call).await??;
-    let incoming = response.into_inner();
+    let incoming = Incoming::Bytes(response.into_inner());
+    let outgoing = Outgoing::Bytes(outgoing);
     Ok((Sender { outgoing }, Receiver { incoming }))
 }
 
@@ -99,16 +177,19 @@ impl Peer {
     ///
     /// # Errors
     /// No connection, or no welcome.
-    pub async fn connect(url: &str, client_name: &str) -> Result<Self, PeerError> {
-        Self::connect_as(url, hello(client_name)).await
+    pub async fn connect<'a>(
+        way: impl Into<Way<'a>>,
+        client_name: &str,
+    ) -> Result<Self, PeerError> {
+        Self::connect_as(way, hello(client_name)).await
     }
 
     /// The same with any Hello.
     ///
     /// # Errors
     /// As [`Peer::connect`].
-    pub async fn connect_as(url: &str, hello: Hello) -> Result<Self, PeerError> {
-        let (sender, mut receiver) = open(url).await?;
+    pub async fn connect_as<'a>(way: impl Into<Way<'a>>, hello: Hello) -> Result<Self, PeerError> {
+        let (sender, mut receiver) = open(way).await?;
         sender.say(Request::Hello(hello)).await?;
         let welcome = receiver.expect_welcome("a welcome").await?;
         Ok(Self {
@@ -235,15 +316,24 @@ impl Sender {
         let message = v1::SessionRequest {
             message: Some(message),
         };
-        self.send(message.encode_to_vec().into()).await
+        match &self.outgoing {
+            Outgoing::Bytes(_) => self.send(message.encode_to_vec().into()).await,
+            Outgoing::Messages(to) => to.send(message).await.map_err(|_| PeerError::Ended),
+        }
     }
 
-    /// Sends any bytes as a message.
+    /// Sends any bytes as a message. Not in process, where no bytes go.
     ///
     /// # Errors
-    /// [`PeerError::Ended`].
+    /// [`PeerError::Ended`]; in process [`PeerError::Invalid`].
     pub async fn send(&self, raw: Bytes) -> Result<(), PeerError> {
-        self.outgoing.send(raw).await.map_err(|_| PeerError::Ended)
+        match &self.outgoing {
+            Outgoing::Bytes(to) => to.send(raw).await.map_err(|_| PeerError::Ended),
+            Outgoing::Messages(_) => {
+                let why = "bytes cannot be sent in process";
+                Err(PeerError::Invalid(why.to_owned()))
+            }
+        }
     }
 }
 
@@ -279,6 +369,8 @@ expect! {
     expect_gap: Gap,
     expect_rejected: Rejected,
     expect_draining: Draining,
+    expect_fenced: Fenced,
+    expect_mode_set: ModeSet,
 }
 
 impl Receiver {
@@ -288,11 +380,24 @@ impl Receiver {
     /// # Errors
     /// The stream broke, or what came is no v1 message.
     pub async fn receive(&mut self) -> Result<Option<Received>, PeerError> {
-        let Some(raw) = self.incoming.message().await? else {
-            return Ok(None);
-        };
-        let message = v1::SessionResponse::decode(raw.clone())?.message;
-        Ok(Some(Received { raw, message }))
+        match &mut self.incoming {
+            Incoming::Bytes(stream) => {
+                let Some(raw) = stream.message().await? else {
+                    return Ok(None);
+                };
+                let message = v1::SessionResponse::decode(raw.clone())?.message;
+                Ok(Some(Received { raw, message }))
+            }
+            Incoming::Messages(stream) => {
+                let Some(said) = poll_fn(|cx| stream.as_mut().poll_next(cx)).await else {
+                    return Ok(None);
+                };
+                let said = said.map_err(|reason| PeerError::Status(status(&reason)))?;
+                let raw = said.encode_to_vec().into();
+                let message = said.message;
+                Ok(Some(Received { raw, message }))
+            }
+        }
     }
 
     /// The next message, heartbeats aside, which has to come within

@@ -1,4 +1,4 @@
-//! A v1 session on a real connection with a [`Witness`] beside it: it reads by
+//! A v1 session on a real connection, or in process, with a [`Witness`] beside it: it reads by
 //! itself, and stops reading when it is told to.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::v0_peer::PeerError;
-use crate::v1_peer::{Peer, Receiver, Sender, hello};
+use crate::v1_peer::{Peer, Receiver, Sender, Way, hello};
 use crate::wait::within;
 use crate::witness::{Broken, Truth, Witness};
 
@@ -72,8 +72,12 @@ impl Watched {
     ///
     /// # Errors
     /// No connection, or no welcome.
-    pub async fn connect(url: &str, name: &str, truth: &SharedTruth) -> Result<Self, PeerError> {
-        let peer = Peer::connect_as(url, hello(name)).await?;
+    pub async fn connect<'a>(
+        way: impl Into<Way<'a>>,
+        name: &str,
+        truth: &SharedTruth,
+    ) -> Result<Self, PeerError> {
+        let peer = Peer::connect_as(way, hello(name)).await?;
         let (sender, receiver) = peer.split();
         let witness = Arc::new(Mutex::new(Witness::new(name)));
         let progress = watch::Sender::new(Progress::default());

@@ -10,16 +10,20 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::Instant;
 use tonic::service::Routes;
 
 use crate::admin::{self, Admin, Facts};
 use crate::clock::Clock;
 use crate::config::{Config, InvalidConfig};
 use crate::drain::{Drain, DrainOutcome, DrainState};
+pub use crate::fence::BrokenState;
+use crate::fence::Fences;
 use crate::listener::{self, Accept};
 use crate::logging::LogGate;
-use crate::metrics::{ListenerMetrics, ScrapeMetrics, SessionMetrics, TopicMetrics};
+use crate::metrics::{FenceMetrics, ListenerMetrics, ScrapeMetrics, SessionMetrics, TopicMetrics};
 use crate::registry::Registry;
+use crate::service::in_process::{Doorkeeper, InProcess};
 use crate::service::{ServiceContext, V0Service, V1Service};
 use crate::session::Shared;
 use crate::status::{Board, Sources};
@@ -55,6 +59,9 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
+    /// The file that `--state-file` names cannot be used.
+    #[error(transparent)]
+    StateFile(#[from] BrokenState),
     /// A defect of this program: a metric or a schema that does not register.
     #[error("internal: {0}")]
     Internal(String),
@@ -68,6 +75,7 @@ pub struct Server {
     admin: SocketAddr,
     metrics: prometheus::Registry,
     main: JoinHandle<DrainOutcome>,
+    doorkeeper: Doorkeeper,
     _background: Vec<AbortOnDrop>,
 }
 
@@ -97,6 +105,14 @@ impl Server {
     #[must_use]
     pub fn metrics(&self) -> &prometheus::Registry {
         &self.metrics
+    }
+
+    /// The way in for clients in this process: no network, no encoding, and
+    /// sessions like any other: with the same promises, bounds and drain, and
+    /// shown to operators with the address `in-process`.
+    #[must_use]
+    pub fn in_process(&self) -> InProcess {
+        self.doorkeeper.door().clone()
     }
 
     /// Waits until the shutdown that was given to [`start`] has come and the
@@ -165,6 +181,10 @@ pub async fn start_on(
     let shared = Arc::new(Shared {
         registry: Arc::clone(&registry),
         census: Arc::new(config.census()),
+        fences: Fences::open(
+            config.state_file.as_deref(),
+            FenceMetrics::new(&metrics).map_err(defect)?,
+        )?,
         metrics: SessionMetrics::new(&metrics).map_err(defect)?,
         limits: config.session_limits(),
         clock: clock.clone(),
@@ -185,13 +205,14 @@ pub async fn start_on(
     let routes = Routes::new(health_service)
         .add_service(reflection(persist_pubsub_proto::FILE_DESCRIPTOR_SET)?)
         .add_service(V0Service::new(Arc::clone(&context)))
-        .add_service(V1Service::new(context));
+        .add_service(V1Service::new(Arc::clone(&context)));
     let listener_metrics = ListenerMetrics::new(&metrics).map_err(defect)?;
     let board = Board::new(Facts {
         shared: Arc::clone(&shared),
         drain: drain.clone(),
         instance_id,
         started_at: clock.now(),
+        started: Instant::now(),
         data_addr,
         v0_environment: config.v0_environment.clone(),
     });
@@ -249,6 +270,7 @@ pub async fn start_on(
         admin: admin_addr,
         metrics,
         main,
+        doorkeeper: Doorkeeper::new(context, tokio::runtime::Handle::current()),
         _background: background,
     })
 }

@@ -128,6 +128,10 @@ pub(crate) enum EndReason {
     NoCommonRevision(String),
     /// The stream's framing is broken: nothing after it can be read.
     BrokenStream(String),
+    /// The client's generation was fenced out.
+    Fenced(String),
+    /// The session's server in this process is gone.
+    ServerGone,
 }
 
 impl EndReason {
@@ -142,20 +146,24 @@ impl EndReason {
             Self::NoHello => "no_hello",
             Self::NoCommonRevision(_) => "no_common_revision",
             Self::BrokenStream(_) => "broken_stream",
+            Self::Fenced(_) => "fenced",
+            Self::ServerGone => "server_gone",
         }
     }
 
     /// More than the label says, for the log.
     pub(crate) fn detail(&self) -> Option<&str> {
         match self {
-            Self::ClientGone(why) | Self::NoCommonRevision(why) | Self::BrokenStream(why) => {
-                Some(why.as_str()).filter(|why| !why.is_empty())
-            }
+            Self::ClientGone(why)
+            | Self::NoCommonRevision(why)
+            | Self::BrokenStream(why)
+            | Self::Fenced(why) => Some(why.as_str()).filter(|why| !why.is_empty()),
             Self::ClientDone
             | Self::Draining
             | Self::Silent
             | Self::TooFarBehind
-            | Self::NoHello => None,
+            | Self::NoHello
+            | Self::ServerGone => None,
         }
     }
 
@@ -173,6 +181,8 @@ impl EndReason {
             Self::NoHello => Status::deadline_exceeded("no Hello within the handshake timeout"),
             Self::NoCommonRevision(why) => Status::failed_precondition(why.clone()),
             Self::BrokenStream(why) => Status::invalid_argument(why.clone()),
+            Self::Fenced(why) => Status::permission_denied(why.clone()),
+            Self::ServerGone => Status::unavailable("the server is gone"),
         }
     }
 }

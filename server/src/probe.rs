@@ -111,6 +111,6 @@ pub fn spelled_v1(message: &[u8]) -> Option<Published> {
 /// # Errors
 /// It names no shard.
 pub fn read_publish(publish: &persist_pubsub_proto::v1::Publish) -> Result<Published, String> {
-    let publication = frame::read_publish(publish).map_err(|error| error.to_string())?;
+    let publication = frame::read_publish(publish.clone()).map_err(|error| error.to_string())?;
     Ok(publication.into())
 }

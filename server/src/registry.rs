@@ -337,9 +337,13 @@ impl Registry {
         });
     }
 
-    /// Counts the bytes of a diff's frame that was encoded on first need.
-    pub(crate) fn encoded(&self, bytes: usize) {
-        self.grew(isize::try_from(bytes).unwrap_or(isize::MAX));
+    /// Counts the bytes of diffs' frames that were encoded on first need, less
+    /// what was evicted for them, and so many entries of it.
+    pub(crate) fn encoded(&self, grown: isize, evicted: usize) {
+        if evicted > 0 {
+            self.metrics.evicted_shard.inc_by(evicted as u64);
+        }
+        self.grew(grown);
     }
 }
 

@@ -4,27 +4,28 @@
 mod lines;
 mod shared;
 
-use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use persist_pubsub_proto::ShardId;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::environment::Environment;
 use crate::error::{EndReason, Refusal, RefusalCode};
-use crate::frame::{Publication, Wire};
+use crate::fence::Token;
+use crate::frame::{Publication, Response, Wire};
 use crate::mailbox::Mailbox;
 use crate::metrics::Timed;
-use crate::outbox::{Outbox, Output, When};
+use crate::outbox::{Batch, Form, Frames, Outbox, Output, When};
 use crate::registry::Subscriber;
+use crate::service::v1;
 use crate::topic::{Reader, Start};
 
-pub(crate) use shared::{Profile, SessionLimits, Shared, Traffic};
+pub(crate) use shared::{Address, Mode, Profile, SessionLimits, Shared, Traffic};
 
 /// Names a session in this run of the server. Never 0.
 pub(crate) type SessionId = u64;
@@ -35,11 +36,14 @@ pub(crate) type SessionId = u64;
 pub(crate) struct Session {
     pub(crate) id: SessionId,
     pub(crate) wire: Wire,
-    pub(crate) address: SocketAddr,
+    pub(crate) address: Address,
     pub(crate) connected_at: SystemTime,
     began: Instant,
     pub(crate) traffic: Traffic,
     profile: OnceLock<Profile>,
+    /// Whether it may not publish: until it has said who it is, and then as it
+    /// asks for.
+    read_only: AtomicBool,
     shared: Arc<Shared>,
     mailbox: Arc<Mailbox>,
     outbox: Mutex<Outbox>,
@@ -57,9 +61,13 @@ impl Session {
     pub(crate) fn new(
         id: SessionId,
         wire: Wire,
-        address: SocketAddr,
+        address: Address,
         shared: Arc<Shared>,
     ) -> Arc<Self> {
+        let form = match address {
+            Address::Network(_) => Form::Frames,
+            Address::InProcess => Form::Messages,
+        };
         Arc::new(Self {
             id,
             wire,
@@ -68,8 +76,9 @@ impl Session {
             began: Instant::now(),
             traffic: Traffic::default(),
             profile: OnceLock::new(),
+            read_only: AtomicBool::new(true),
             mailbox: Arc::default(),
-            outbox: Mutex::new(Outbox::new(Reader { wire, session: id })),
+            outbox: Mutex::new(Outbox::new(Reader { wire, session: id }, form)),
             sent_at: Mutex::new(Instant::now()),
             answered: Notify::new(),
             ending: Notify::new(),
@@ -92,8 +101,28 @@ impl Session {
     }
 
     /// The client has said who it is: from now on it counts as connected.
-    pub(crate) fn introduce(self: &Arc<Self>, profile: Profile) {
+    /// False: its generation is fenced out, the stream ends, and nothing is
+    /// taken from it. `welcome` is told before anything else, if it is let in.
+    pub(crate) fn introduce(
+        self: &Arc<Self>,
+        profile: Profile,
+        mode: Mode,
+        welcome: Option<Response>,
+    ) -> bool {
+        let fences = &self.shared.fences;
+        let environment = Arc::clone(&profile.environment);
+        let barred = |generation| fences.bars(environment.name(), self.wire, generation);
+        // Before it counts: one that knocks costs neither a place nor a line.
+        if let Some(token) = barred(profile.generation) {
+            self.refuse(token, &profile);
+            return false;
+        }
+        if let Some(welcome) = welcome {
+            self.answer(welcome);
+        }
         self.log_connected(&profile);
+        self.set_mode(mode);
+        let generation = profile.generation;
         if self.profile.set(profile).is_ok() {
             // The stream may be gone already, and `close` be done: whichever
             // of the two comes to the lock last sees the other.
@@ -102,6 +131,63 @@ impl Session {
                 self.shared.census.enter(Arc::clone(self));
             }
         }
+        // A fence is set first and looks through the census then; this
+        // session enters the census first and looks at the fence then. One of
+        // the two sees the other.
+        match barred(generation) {
+            Some(token) => {
+                if self.fence(token) {
+                    fences.caught();
+                }
+                false
+            }
+            None => true,
+        }
+    }
+
+    /// Ends the stream of a client that is below the fence, as it comes.
+    fn refuse(&self, token: Token, profile: &Profile) {
+        self.fence(token);
+        self.shared.fences.refused(token, self, profile);
+    }
+
+    /// Ends the stream because its generation is below the fence, and says so.
+    /// From the return on nothing that it publishes is accepted: a publication
+    /// under way is done, or will find the session fenced. False: it was fenced
+    /// before.
+    pub(crate) fn fence(&self, token: Token) -> bool {
+        let told = match self.wire {
+            Wire::V0 => None,
+            Wire::V1 => Some(v1::fenced(token)),
+        };
+        let fenced = self
+            .outbox()
+            .fence(told, EndReason::Fenced(token.to_string()));
+        self.mailbox.wake();
+        self.ending.notify_one();
+        self.answered.notify_one();
+        fenced
+    }
+
+    /// Whether the client is being sent away: what it says is passed over.
+    pub(crate) fn is_fenced(&self) -> bool {
+        self.outbox().is_fenced()
+    }
+
+    /// Whether the client may publish.
+    pub(crate) fn mode(&self) -> Mode {
+        if self.read_only.load(Ordering::Relaxed) {
+            Mode::ReadOnly
+        } else {
+            Mode::ReadWrite
+        }
+    }
+
+    /// Lets the client publish, or lets it no more. To be called by its reader
+    /// alone: its messages are taken one after the other.
+    pub(crate) fn set_mode(&self, mode: Mode) {
+        self.read_only
+            .store(mode == Mode::ReadOnly, Ordering::Relaxed);
     }
 
     fn environment(&self) -> Result<&Arc<Environment>, Refusal> {
@@ -121,6 +207,9 @@ impl Session {
         // Held over the publication: the cursor passes the session's own diff
         // in the same step, so that no reading in between can miss it.
         let mut outbox = self.outbox();
+        if outbox.is_fenced() {
+            return Ok(());
+        }
         let slot = outbox.slot_of(shard);
         let own = slot.as_ref().map(|s| (&s.topic, s.index));
         let verdict = self
@@ -140,13 +229,13 @@ impl Session {
     /// Subscribes to some shards, each from its start on. Where the server
     /// takes no more shards, those before are taken. Calls `answer` with each
     /// shard's head, and with what is gone already, before any diff of it can
-    /// be sent; the frames that `answer` returns go out first.
+    /// be sent; what `answer` returns goes out first.
     ///
     /// Holds the session's lock throughout: keep the batch small.
     pub(crate) fn subscribe(
         &self,
         shards: &[(ShardId, Start)],
-        answer: impl FnOnce(&[Answer]) -> Vec<Bytes>,
+        answer: impl FnOnce(&[Answer]) -> Vec<Response>,
     ) -> Result<(), Refusal> {
         let now = Instant::now();
         let _timed = Timed::new(&self.shared.metrics.subscribe, now);
@@ -199,8 +288,8 @@ impl Session {
                 }
             }
         }
-        for frame in answer(&answers) {
-            outbox.push_control(frame);
+        for told in answer(&answers) {
+            outbox.push_control(told);
         }
         drop(outbox);
         self.mailbox.wake();
@@ -245,8 +334,8 @@ impl Session {
     }
 
     /// Queues an answer, behind those that wait already and before all diffs.
-    pub(crate) fn answer(&self, frame: Bytes) {
-        self.outbox().push_control(frame);
+    pub(crate) fn answer(&self, answer: Response) {
+        self.outbox().push_control(answer);
         self.mailbox.wake();
     }
 
@@ -282,8 +371,8 @@ impl Session {
     }
 
     /// What goes to the socket next.
-    pub(crate) fn poll_output(&self, cx: &Context<'_>) -> Poll<Output> {
-        let output = self.outbox().poll(
+    pub(crate) fn poll_frames(&self, cx: &Context<'_>) -> Poll<Output<Frames>> {
+        let output = self.outbox().poll_frames(
             cx,
             &self.mailbox,
             &self.shared.registry,
@@ -291,15 +380,34 @@ impl Session {
             self.shared.clock.unix_nanos(),
         );
         if let Poll::Ready(Output::Batch(batch)) = &output {
-            let bytes = batch.frames.len() + batch.whole.as_ref().map_or(0, Bytes::len);
-            let traffic = &self.traffic;
-            traffic.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
-            traffic.diffs_out.fetch_add(batch.diffs, Ordering::Relaxed);
-            traffic.missed.fetch_add(batch.missed, Ordering::Relaxed);
-            *self.sent() = Instant::now();
-            self.answered.notify_one();
+            self.handed_over(batch);
         }
         output
+    }
+
+    /// What a reader in this process gets next.
+    pub(crate) fn poll_messages(&self, cx: &Context<'_>) -> Poll<Output<VecDeque<Response>>> {
+        let output = self.outbox().poll_messages(
+            cx,
+            &self.mailbox,
+            &self.shared.registry,
+            &self.shared.metrics,
+            self.shared.clock.unix_nanos(),
+        );
+        if let Poll::Ready(Output::Batch(batch)) = &output {
+            self.handed_over(batch);
+        }
+        output
+    }
+
+    fn handed_over<T>(&self, batch: &Batch<T>) {
+        let traffic = &self.traffic;
+        let bytes = batch.bytes as u64;
+        traffic.bytes_out.fetch_add(bytes, Ordering::Relaxed);
+        traffic.diffs_out.fetch_add(batch.diffs, Ordering::Relaxed);
+        traffic.missed.fetch_add(batch.missed, Ordering::Relaxed);
+        *self.sent() = Instant::now();
+        self.answered.notify_one();
     }
 
     fn sent(&self) -> MutexGuard<'_, Instant> {

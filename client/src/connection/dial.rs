@@ -15,6 +15,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use super::wire::text;
 use crate::config::Config;
 use crate::event::Reason;
+use crate::home;
 use crate::shared::lock;
 use crate::system::{Io, System};
 
@@ -56,26 +57,34 @@ impl hyper::rt::Executor<Pin<Box<dyn Future<Output = ()> + Send>>> for Tasks {
 /// order, so that clients of a name with many spread over them, and none is
 /// stuck with a dead one. A channel is never used again: one that was sent
 /// away may not connect anew by itself.
-pub(super) async fn dial(config: &Config, system: &dyn System) -> Result<Line, Reason> {
+pub(super) async fn dial(
+    config: &Config,
+    endpoint: &home::Endpoint,
+    system: &dyn System,
+) -> Result<Line, Reason> {
     let all = config.connect_timeout;
-    timeout(all, try_addresses(config, system))
+    timeout(all, try_addresses(config, endpoint, system))
         .await
         .unwrap_or_else(|_| Err(Reason::Unreachable(format!("no answer within {all:?}"))))
 }
 
-async fn try_addresses(config: &Config, system: &dyn System) -> Result<Line, Reason> {
+async fn try_addresses(
+    config: &Config,
+    endpoint: &home::Endpoint,
+    system: &dyn System,
+) -> Result<Line, Reason> {
     let unreachable = |why: String| Reason::Unreachable(text(&why));
     let mut addresses = system
-        .look_up(&config.host, config.port)
+        .look_up(&endpoint.host, endpoint.port)
         .await
-        .map_err(|error| unreachable(format!("look-up of {}: {error}", config.host)))?;
+        .map_err(|error| unreachable(format!("look-up of {}: {error}", endpoint.host)))?;
     fastrand::shuffle(&mut addresses);
     addresses.truncate(ADDRESSES);
     let parts = u32::try_from(addresses.len()).unwrap_or(1).max(1);
-    let mut last = unreachable(format!("{} has no address", config.host));
+    let mut last = unreachable(format!("{} has no address", endpoint.host));
     for address in addresses {
         let within = config.connect_timeout / parts;
-        let attempt = timeout(within, connect(config, system, address));
+        let attempt = timeout(within, connect(config, endpoint, system, address));
         let why = match attempt.await {
             Ok(Ok(line)) => return Ok(line),
             Ok(Err(why)) => why,
@@ -88,6 +97,7 @@ async fn try_addresses(config: &Config, system: &dyn System) -> Result<Line, Rea
 
 async fn connect(
     config: &Config,
+    server: &home::Endpoint,
     system: &dyn System,
     address: SocketAddr,
 ) -> Result<Line, String> {
@@ -99,7 +109,7 @@ async fn connect(
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| error.to_string())?
         // The server is called by its name, not by the address found for it.
-        .origin(config.endpoint.clone())
+        .origin(server.origin.clone())
         .executor(tasks.clone())
         .http2_keep_alive_interval(config.keepalive_interval)
         .keep_alive_timeout(config.keepalive_timeout)

@@ -1,6 +1,6 @@
 //! One session with a server: from the greeting to its end.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,8 @@ use super::wire::{Inbound, Refusal, reason};
 use super::{v0, v1};
 use crate::config::{Config, WirePreference};
 use crate::event::{Reason, ServerInfo, Wire};
+use crate::home::{Inside, Kind, Place};
+use crate::in_process::Responses;
 use crate::interest::Bounds;
 use crate::merge::{End, Told};
 use crate::shared::{Shared, lock};
@@ -39,12 +41,14 @@ pub(super) struct Link {
     silence: Option<Silence>,
     dropped: oneshot::Receiver<()>,
     given_back: bool,
-    _line: Line,
+    /// None in process.
+    _line: Option<Line>,
 }
 
 enum Incoming {
     V0(Streaming<proto_v0::ProtoPubSubMessage>),
     V1(Streaming<proto_v1::SessionResponse>),
+    InProcess(Responses),
 }
 
 /// Watches for a server that says nothing.
@@ -57,47 +61,40 @@ struct Silence {
 impl Link {
     /// Connects and greets. One attempt, bounded in time.
     pub(super) async fn open(
+        place: Place,
         config: Arc<Config>,
         shared: Arc<Shared>,
         id: LinkId,
     ) -> Result<Box<Self>, Refusal> {
-        let line = dial::dial(&config, shared.system.as_ref())
-            .await
-            .map_err(Refusal::Failed)?;
         let most = config.handshake_timeout;
-        timeout(most, Self::greet(&config, &shared, id, line))
-            .await
-            .unwrap_or_else(|_| Err(Refusal::Failed(Reason::HandshakeTimeout(most))))
+        let late = |_| Err(Refusal::Failed(Reason::HandshakeTimeout(most)));
+        let (greeted, line) = match place.home.kind() {
+            Kind::At(endpoint) => {
+                let line = dial::dial(&config, endpoint, shared.system.as_ref())
+                    .await
+                    .map_err(Refusal::Failed)?;
+                let greeting = greet(&place, &config, &shared, id, &line);
+                let greeted = timeout(most, greeting).await.unwrap_or_else(late)?;
+                (greeted, Some(line))
+            }
+            Kind::InProcess(inside) => {
+                let greeting = greet_in_process(&config, &shared, id, inside);
+                let greeted = timeout(most, greeting).await.unwrap_or_else(late)?;
+                (greeted, None)
+            }
+        };
+        Ok(Self::begin(shared, id, greeted, line))
     }
 
-    async fn greet(
-        config: &Config,
-        shared: &Arc<Shared>,
-        id: LinkId,
-        line: Line,
-    ) -> Result<Box<Self>, Refusal> {
-        let auto = config.wire == WirePreference::Auto;
-        let greeted = match config.wire {
-            WirePreference::V0 => greet_v0(config, shared, id, &line).await?,
-            _ => match greet_v1(config, shared, id, &line).await {
-                Err(Refusal::Unimplemented(_)) if auto => {
-                    let greeted = greet_v0(config, shared, id, &line).await?;
-                    tracing::info!(
-                        server = %config.endpoint,
-                        "the pubsub server does not have v1: speaking v0 to it"
-                    );
-                    greeted
-                }
-                greeted => greeted?,
-            },
-        };
+    /// From here on it may subscribe and publish.
+    fn begin(shared: Arc<Shared>, id: LinkId, greeted: Greeted, line: Option<Line>) -> Box<Self> {
         let link = Box::new(Self {
             id,
             wire: greeted.wire,
             server: greeted.server,
             since: Instant::now(),
             gate: Arc::clone(&greeted.gate),
-            shared: Arc::clone(shared),
+            shared: Arc::clone(&shared),
             incoming: greeted.incoming,
             silence: greeted.terms.heartbeat.map(Silence::new),
             dropped: greeted.dropped,
@@ -110,7 +107,7 @@ impl Link {
         let gate = Arc::clone(&greeted.gate);
         lock(&shared.interest).attach(id, link.wire, greeted.bounds, gate);
         link.gate.open(greeted.terms);
-        Ok(link)
+        link
     }
 
     /// What the server says next, or why nothing will come any more.
@@ -176,6 +173,67 @@ struct Greeted {
     gate: Arc<Gate>,
     incoming: Incoming,
     dropped: oneshot::Receiver<()>,
+}
+
+/// In the wire version that is to be spoken.
+async fn greet(
+    place: &Place,
+    config: &Config,
+    shared: &Arc<Shared>,
+    id: LinkId,
+    line: &Line,
+) -> Result<Greeted, Refusal> {
+    let auto = config.wire == WirePreference::Auto;
+    match config.wire {
+        WirePreference::V0 => greet_v0(config, shared, id, line).await,
+        _ => match greet_v1(config, shared, id, line).await {
+            Err(Refusal::Unimplemented(_)) if auto => {
+                let greeted = greet_v0(config, shared, id, line).await?;
+                tracing::info!(
+                    server = %place,
+                    "the pubsub server does not have v1: speaking v0 to it"
+                );
+                Ok(greeted)
+            }
+            greeted => greeted,
+        },
+    }
+}
+
+/// v1, whose messages a server in this process takes as they are.
+async fn greet_in_process(
+    config: &Config,
+    shared: &Arc<Shared>,
+    id: LinkId,
+    inside: &Inside,
+) -> Result<Greeted, Refusal> {
+    let gate = Arc::new(Gate::default());
+    let (sender, dropped) = oneshot::channel();
+    let outgoing = Outgoing::new(
+        Arc::clone(shared),
+        Arc::clone(&gate),
+        id,
+        Some(v1::hello(config)),
+        v1::encode,
+        sender,
+    );
+    let opened = inside.0.open(Box::pin(outgoing));
+    let mut responses = opened.map_err(Refusal::Failed)?;
+    let welcome = loop {
+        let message = said(&mut responses).await.transpose();
+        if let Some(answer) = v1::welcomed(message.map_err(Refusal::Failed)?) {
+            break answer?;
+        }
+    };
+    Ok(Greeted {
+        wire: Wire::V1,
+        server: welcome.server,
+        terms: welcome.terms,
+        bounds: welcome.bounds,
+        gate,
+        incoming: Incoming::InProcess(responses),
+        dropped,
+    })
 }
 
 async fn greet_v1(
@@ -245,6 +303,10 @@ impl Incoming {
         let inbound = match self {
             Self::V0(stream) => stream.message().await.map(|m| m.map(v0::decode)),
             Self::V1(stream) => stream.message().await.map(|m| m.map(v1::decode)),
+            Self::InProcess(stream) => {
+                let said = said(stream).await;
+                return said.map_or(Err(Reason::Ended), |said| said.map(v1::decode));
+            }
         };
         match inbound {
             Ok(Some(inbound)) => Ok(inbound),
@@ -252,6 +314,11 @@ impl Incoming {
             Err(status) => Err(reason(&status)),
         }
     }
+}
+
+/// What a server in this process says next.
+async fn said(responses: &mut Responses) -> Option<Result<proto_v1::SessionResponse, Reason>> {
+    poll_fn(|cx| responses.as_mut().poll_next(cx)).await
 }
 
 impl Silence {
@@ -276,7 +343,7 @@ async fn watch(silence: Option<&mut Silence>) -> Reason {
     let Some(silence) = silence else {
         return std::future::pending().await;
     };
-    std::future::poll_fn(|cx| {
+    poll_fn(|cx| {
         while silence.timer.as_mut().poll(cx).is_ready() {
             if silence.until <= Instant::now() {
                 return std::task::Poll::Ready(());

@@ -162,7 +162,7 @@ impl Connection {
             return;
         }
         tracing::info!(
-            server = %self.config.endpoint,
+            server = %self.place,
             window_millis,
             ?reason,
             "the pubsub server is draining: opening the next session"
@@ -180,7 +180,7 @@ impl Connection {
     fn retry_later(&mut self) {
         if self.retry.is_none() {
             let jitter = 0.5 + fastrand::f64() / 2.0;
-            let delay = self.config.backoff_cap.mul_f64(jitter);
+            let delay = self.config.settings.backoff_cap.mul_f64(jitter);
             self.retry = Some(Box::pin(sleep(delay)));
         }
     }

@@ -44,31 +44,38 @@ pub(super) async fn open(
         .await?
         .into_inner();
     loop {
-        let Some(message) = incoming.message().await? else {
-            return Err(Refusal::Failed(Reason::Ended));
-        };
-        match message.message {
-            Some(session_response::Message::Welcome(welcome)) => {
-                return Ok((incoming, settle(&welcome)?));
-            }
-            Some(session_response::Message::Fenced(fenced)) => {
-                return Err(Refusal::Fenced(told_fenced(&fenced)));
-            }
-            Some(session_response::Message::Rejected(rejected)) => {
-                return Err(Refusal::Failed(Reason::Refused(format!(
-                    "{}: {}",
-                    rejected.code().as_str_name(),
-                    text(&rejected.reason)
-                ))));
-            }
-            // A sign of life, or a kind that does not exist yet.
-            _ => {}
+        let message = incoming.message().await?;
+        if let Some(answer) = welcomed(message) {
+            return Ok((incoming, answer?));
         }
     }
 }
 
+/// The answer to Hello, if this is it; `None` is the end of what the server
+/// says. Before it there may be signs of life, or kinds that do not exist yet.
+pub(super) fn welcomed(message: Option<v1::SessionResponse>) -> Option<Result<Welcome, Refusal>> {
+    let Some(message) = message else {
+        return Some(Err(Refusal::Failed(Reason::Ended)));
+    };
+    match message.message? {
+        session_response::Message::Welcome(welcome) => Some(settle(&welcome)),
+        session_response::Message::Fenced(fenced) => {
+            Some(Err(Refusal::Fenced(told_fenced(&fenced))))
+        }
+        session_response::Message::Rejected(rejected) => {
+            let why = format!(
+                "{}: {}",
+                rejected.code().as_str_name(),
+                text(&rejected.reason)
+            );
+            Some(Err(Refusal::Failed(Reason::Refused(why))))
+        }
+        _ => None,
+    }
+}
+
 pub(super) fn hello(config: &Config) -> v1::SessionRequest {
-    let mode = match config.mode {
+    let mode = match config.settings.mode {
         Mode::ReadOnly => v1::SessionMode::ReadOnly,
         Mode::ReadWrite => v1::SessionMode::ReadWrite,
     };
@@ -210,7 +217,9 @@ pub(crate) fn decode(response: v1::SessionResponse) -> Inbound {
         Some(session_response::Message::Fenced(fenced)) => Inbound::Fenced(told_fenced(&fenced)),
         Some(session_response::Message::Welcome(_)) => Inbound::Malformed("a second welcome"),
         Some(
-            session_response::Message::Unsubscribed(_) | session_response::Message::Heartbeat(_),
+            session_response::Message::Unsubscribed(_)
+            | session_response::Message::ModeSet(_)
+            | session_response::Message::Heartbeat(_),
         )
         | None => Inbound::Nothing,
     }

@@ -8,11 +8,11 @@
 //! Mutations: `events-are-unbounded`, `pushes-are-unbounded`.
 
 use bytes::Bytes;
-use persist_pubsub_client::{Config as ClientConfig, Event, connect};
+use persist_pubsub_client::{Config as ClientConfig, Event, Home, connect};
 use persist_pubsub_compat_tests::wait::within;
 
 use super::super::{Failure, Verdict};
-use super::storm::{Arena, config, shard};
+use super::storm::{Arena, Ways, config, shard};
 
 const PUSHES: u64 = 20_000;
 const BYTES: usize = 1_000;
@@ -24,16 +24,24 @@ async fn advisory() -> Verdict {
     // which nobody listens.
     let gone = tokio::net::TcpSocket::new_v4()?;
     gone.bind(([127, 0, 0, 1], 0).into())?;
-    pushes_are_bounded(&format!("http://{}", gone.local_addr()?)).await?;
+    pushes_are_bounded(Home::at(&gone.local_addr()?.to_string())?).await?;
     // Somebody who takes connections and never says a word.
     let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    pushes_are_bounded(&format!("http://{}", mute.local_addr()?)).await?;
+    pushes_are_bounded(Home::at(&mute.local_addr()?.to_string())?).await?;
     // The real server, and a host that does not read its events.
-    events_are_bounded().await
+    events_are_bounded(Ways::Network).await
 }
 
-async fn pushes_are_bounded(url: &str) -> Verdict {
-    let config = ClientConfig::new(url)?.push_buffer(BUFFER, 1_000_000);
+#[tokio::test]
+async fn advisory_in_process() -> Verdict {
+    let gone = Arena::open(Ways::InProcess, config()).await?.home()?;
+    pushes_are_bounded(gone).await?;
+    events_are_bounded(Ways::InProcess).await?;
+    events_are_bounded(Ways::Mixed).await
+}
+
+async fn pushes_are_bounded(home: Home) -> Verdict {
+    let config = ClientConfig::with_homes([home]).push_buffer(BUFFER, 1_000_000);
     let (client, _events) = connect(config);
     let _token = client.subscribe(&shard(0));
     // On a thread of its own: a push that blocks fails the test by time.
@@ -53,13 +61,12 @@ async fn pushes_are_bounded(url: &str) -> Verdict {
     Ok(())
 }
 
-async fn events_are_bounded() -> Verdict {
+async fn events_are_bounded(ways: Ways) -> Verdict {
     let mut server = config();
     server.log_entries_per_shard = 100;
-    let arena = Arena::open(server).await?;
-    let url = arena.url();
-    let (writer, mut own) = connect(ClientConfig::new(&url)?);
-    let config = ClientConfig::new(&url)?.event_buffer(64 * 1024, 100);
+    let arena = Arena::open(ways, server).await?;
+    let (writer, mut own) = connect(ClientConfig::with_homes([arena.home()?]));
+    let config = ClientConfig::with_homes([arena.home()?]).event_buffer(64 * 1024, 100);
     let (reader, mut events) = connect(config);
     let _token = reader.subscribe_from(&shard(0), 0);
     for events in [&mut own, &mut events] {

@@ -20,15 +20,25 @@ use persist_pubsub_compat_tests::proxy::Proxy;
 use persist_pubsub_compat_tests::wait::within;
 
 use super::super::{Failure, Verdict};
-use super::storm::{Arena, config, deal, jumbled, settle, shard};
+use super::storm::{Arena, Ways, config, deal, jumbled, settle, shard};
 
 #[tokio::test]
 async fn convergence() -> Verdict {
-    for seed in 0..3 {
-        last_ones(seed).await?;
-    }
-    evicted_by_another().await?;
+    on(Ways::Network).await?;
     restarted().await
+}
+
+#[tokio::test]
+async fn convergence_in_process() -> Verdict {
+    on(Ways::InProcess).await?;
+    on(Ways::Mixed).await
+}
+
+async fn on(ways: Ways) -> Verdict {
+    for seed in 0..3 {
+        last_ones(ways, seed).await?;
+    }
+    evicted_by_another(ways).await
 }
 
 /// How a shard's last diff may come.
@@ -45,14 +55,14 @@ enum Last {
     Own,
 }
 
-async fn last_ones(seed: u64) -> Result<(), Failure> {
+async fn last_ones(ways: Ways, seed: u64) -> Result<(), Failure> {
     use Last::{Announced, Evicted, Held, InOrder, Own, TooLarge};
     let mut rng = Rng::with_seed(seed);
     let mut config = config();
     config.reorder_window = Duration::from_millis(20);
     config.log_entries_per_shard = 20;
     config.max_diff_bytes = 50_000;
-    let arena = Arena::open(config).await?;
+    let arena = Arena::open(ways, config).await?;
     let publishers = arena.sessions("publisher", 3).await?;
     let mut readers = arena.sessions("reader", 3).await?;
     let kinds = [InOrder, Held, Announced, TooLarge, Evicted, Own];
@@ -106,13 +116,13 @@ async fn last_ones(seed: u64) -> Result<(), Failure> {
 
 /// What waits for a predecessor that never comes leaves with all that its shard
 /// has, because the logs together grew too large: long before its wait is over.
-async fn evicted_by_another() -> Verdict {
+async fn evicted_by_another(ways: Ways) -> Verdict {
     let mut config = config();
     config.reorder_window = Duration::from_secs(10);
     config.log_bytes_per_shard = 1 << 20;
     config.log_bytes_total = 1 << 20;
     config.max_diff_bytes = 64 * 1024;
-    let arena = Arena::open(config).await?;
+    let arena = Arena::open(ways, config).await?;
     let publisher = arena.session("publisher").await?;
     let mut reader = arena.session("reader").await?;
     // Two, for each stays within its own bound, which is that of all.

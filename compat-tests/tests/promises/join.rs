@@ -11,25 +11,35 @@
 use fastrand::Rng;
 
 use super::super::{Failure, Verdict};
-use super::storm::{Arena, config, settle, shard};
+use super::storm::{Arena, Ways, config, settle, shard};
 
 const DIFFS: u64 = 3_000;
 
 #[tokio::test]
 async fn join() -> Verdict {
+    on(Ways::Network).await
+}
+
+#[tokio::test]
+async fn join_in_process() -> Verdict {
+    on(Ways::InProcess).await?;
+    on(Ways::Mixed).await
+}
+
+async fn on(ways: Ways) -> Verdict {
     for seed in 0..2 {
-        storm(seed).await?;
+        storm(ways, seed).await?;
     }
     Ok(())
 }
 
 /// While a publisher publishes, sessions subscribe at any moment, behind any
 /// seqno, and give back and subscribe again without waiting for an answer.
-async fn storm(seed: u64) -> Result<(), Failure> {
+async fn storm(ways: Ways, seed: u64) -> Result<(), Failure> {
     let mut rng = Rng::with_seed(seed);
     let mut config = config();
     config.log_entries_per_shard = 300;
-    let arena = Arena::open(config).await?;
+    let arena = Arena::open(ways, config).await?;
     let publisher = arena.session("publisher").await?;
     let mut sessions = arena.sessions("fickle", 8).await?;
     let shards = [shard(0), shard(1)];

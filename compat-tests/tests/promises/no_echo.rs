@@ -11,14 +11,24 @@
 use fastrand::Rng;
 
 use super::super::{Failure, Verdict};
-use super::storm::{Arena, config, settle, shard};
+use super::storm::{Arena, Ways, config, settle, shard};
 
 const DIFFS: u64 = 1_500;
 
 #[tokio::test]
 async fn no_echo() -> Verdict {
+    on(Ways::Network).await
+}
+
+#[tokio::test]
+async fn no_echo_in_process() -> Verdict {
+    on(Ways::InProcess).await?;
+    on(Ways::Mixed).await
+}
+
+async fn on(ways: Ways) -> Verdict {
     for seed in 0..3 {
-        storm(seed).await?;
+        storm(ways, seed).await?;
     }
     Ok(())
 }
@@ -26,12 +36,12 @@ async fn no_echo() -> Verdict {
 /// Everybody publishes and listens to everybody; some publish what another has
 /// published, too; and some do not read while their own diffs and others' are
 /// evicted in turn.
-async fn storm(seed: u64) -> Result<(), Failure> {
+async fn storm(ways: Ways, seed: u64) -> Result<(), Failure> {
     let mut rng = Rng::with_seed(seed);
     let mut config = config();
     config.reorder_window = std::time::Duration::from_millis(5);
     config.log_entries_per_shard = 40;
-    let arena = Arena::open(config).await?;
+    let arena = Arena::open(ways, config).await?;
     let shard = shard(0);
     let mut all = arena.sessions("peer", 4).await?;
     for session in &mut all {

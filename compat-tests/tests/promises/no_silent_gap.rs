@@ -9,27 +9,37 @@
 use fastrand::Rng;
 
 use super::super::{Failure, Verdict};
-use super::storm::{Arena, config, deal, jumbled, settle, shard};
+use super::storm::{Arena, Ways, config, deal, jumbled, settle, shard};
 
 const DIFFS: u64 = 600;
 
 #[tokio::test]
 async fn no_silent_gap() -> Verdict {
+    on(Ways::Network).await
+}
+
+#[tokio::test]
+async fn no_silent_gap_in_process() -> Verdict {
+    on(Ways::InProcess).await?;
+    on(Ways::Mixed).await
+}
+
+async fn on(ways: Ways) -> Verdict {
     for seed in 0..3 {
-        storm(seed).await?;
+        storm(ways, seed).await?;
     }
     Ok(())
 }
 
 /// Holes of every kind: never published, announced alone, too large to be
 /// relayed, and evicted under readers that have stopped reading.
-async fn storm(seed: u64) -> Result<(), Failure> {
+async fn storm(ways: Ways, seed: u64) -> Result<(), Failure> {
     let mut rng = Rng::with_seed(seed);
     let mut config = config();
     config.reorder_window = std::time::Duration::ZERO;
     config.log_entries_per_shard = 50;
     config.max_diff_bytes = 8_000;
-    let arena = Arena::open(config).await?;
+    let arena = Arena::open(ways, config).await?;
     let publishers = arena.sessions("publisher", 4).await?;
     let mut readers = arena.sessions("reader", 2).await?;
     let mut stalled = arena.sessions("stalled", 2).await?;

@@ -15,12 +15,22 @@ use persist_pubsub_proto::{ShardId, v0};
 use prost::Message;
 
 use super::super::{Failure, Verdict};
-use super::storm::{Arena, config, shard};
+use super::storm::{Arena, Ways, config, shard};
 
 #[tokio::test]
 async fn opaque() -> Verdict {
+    on(Ways::Network).await
+}
+
+#[tokio::test]
+async fn opaque_in_process() -> Verdict {
+    on(Ways::InProcess).await?;
+    on(Ways::Mixed).await
+}
+
+async fn on(ways: Ways) -> Verdict {
     for seed in 0..2 {
-        any_bytes(seed).await?;
+        any_bytes(ways, seed).await?;
     }
     Ok(())
 }
@@ -72,11 +82,11 @@ fn v0_push(shard: ShardId, seqno: u64, nanos: u64, diff: &Bytes) -> Bytes {
     message.encode_to_vec().into()
 }
 
-async fn any_bytes(seed: u64) -> Result<(), Failure> {
+async fn any_bytes(ways: Ways, seed: u64) -> Result<(), Failure> {
     let mut rng = Rng::with_seed(seed);
     let mut config = config();
     config.reorder_window = std::time::Duration::from_secs(10);
-    let arena = Arena::open(config).await?;
+    let arena = Arena::open(ways, config).await?;
     let shard = shard(0);
     let url = arena.url();
     let v1_publisher = arena.session("v1-publisher").await?;
@@ -104,6 +114,11 @@ async fn any_bytes(seed: u64) -> Result<(), Failure> {
         } else {
             let push = v0_push(shard, seqno, nanos, diff);
             v0_publisher.sender().send(push).await?;
+        }
+        if seqno == 1 {
+            // Else the other publisher's may come before it, as the shard's
+            // first.
+            v1_reader.until("the first", |w| w.heard().0 == 1).await?;
         }
     }
     v1_reader.settle().await?;

@@ -9,26 +9,36 @@
 use fastrand::Rng;
 
 use super::super::{Failure, Verdict};
-use super::storm::{Arena, config, deal, jumbled, settle, shard};
+use super::storm::{Arena, Ways, config, deal, jumbled, settle, shard};
 
 const DIFFS: u64 = 400;
 
 #[tokio::test]
 async fn order() -> Verdict {
+    on(Ways::Network).await
+}
+
+#[tokio::test]
+async fn order_in_process() -> Verdict {
+    on(Ways::InProcess).await?;
+    on(Ways::Mixed).await
+}
+
+async fn on(ways: Ways) -> Verdict {
     let mut gaps = 0;
     for seed in 0..3 {
-        gaps += storm(seed).await?;
+        gaps += storm(ways, seed).await?;
     }
     assert!(gaps > 0, "nothing surfaced late: the test proves nothing");
-    a_lower_run_takes_the_shard_over().await
+    a_lower_run_takes_the_shard_over(ways).await
 }
 
 /// What was taken for the shard's run is given up for one far below it: whoever
 /// was sent diffs of the higher one hears of the lower one by gaps alone.
-async fn a_lower_run_takes_the_shard_over() -> Verdict {
+async fn a_lower_run_takes_the_shard_over(ways: Ways) -> Verdict {
     let mut config = config();
     config.jump_confirm = std::time::Duration::ZERO;
-    let arena = Arena::open(config).await?;
+    let arena = Arena::open(ways, config).await?;
     let publisher = arena.session("publisher").await?;
     let mut reader = arena.session("reader").await?;
     let shard = shard(0);
@@ -52,11 +62,11 @@ async fn a_lower_run_takes_the_shard_over() -> Verdict {
 
 /// Six publishers overtake each other on four shards; one diff in ten comes
 /// when all others are through. Returns the gaps that readers were told.
-async fn storm(seed: u64) -> Result<u64, Failure> {
+async fn storm(ways: Ways, seed: u64) -> Result<u64, Failure> {
     let mut rng = Rng::with_seed(seed);
     let mut config = config();
     config.reorder_window = std::time::Duration::from_millis(5);
-    let arena = Arena::open(config).await?;
+    let arena = Arena::open(ways, config).await?;
     let publishers = arena.sessions("publisher", 6).await?;
     let mut readers = arena.sessions("reader", 3).await?;
     let shards: Vec<_> = (0..4).map(shard).collect();

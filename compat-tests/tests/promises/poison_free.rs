@@ -17,27 +17,37 @@ use persist_pubsub_compat_tests::watched::Watched;
 use persist_pubsub_proto::{MAX_SEQNO, ShardId};
 
 use super::super::{Failure, Verdict};
-use super::storm::{Arena, config, settle, shard};
+use super::storm::{Arena, Ways, config, settle, shard};
 
 const DIFFS: u64 = 500;
 
 #[tokio::test]
 async fn poison_free() -> Verdict {
+    on(Ways::Network).await
+}
+
+#[tokio::test]
+async fn poison_free_in_process() -> Verdict {
+    on(Ways::InProcess).await?;
+    on(Ways::Mixed).await
+}
+
+async fn on(ways: Ways) -> Verdict {
     for seed in 0..2 {
-        lies_among_the_truth(seed).await?;
+        lies_among_the_truth(ways, seed).await?;
     }
-    lies_before_the_truth().await?;
-    more_lies_than_are_kept().await
+    lies_before_the_truth(ways).await?;
+    more_lies_than_are_kept(ways).await
 }
 
 /// While the shard moves, two clients lie without end: nobody misses a diff.
-async fn lies_among_the_truth(seed: u64) -> Result<(), Failure> {
+async fn lies_among_the_truth(ways: Ways, seed: u64) -> Result<(), Failure> {
     let mut rng = Rng::with_seed(seed);
     let mut config = config();
     config.reorder_window = std::time::Duration::ZERO;
     // The truth is never still for so long.
     config.jump_confirm = std::time::Duration::from_secs(60);
-    let arena = Arena::open(config).await?;
+    let arena = Arena::open(ways, config).await?;
     let shard = shard(0);
     let publisher = arena.session("publisher").await?;
     let liars = arena.sessions("liar", 2).await?;
@@ -90,10 +100,10 @@ async fn lies_among_the_truth(seed: u64) -> Result<(), Failure> {
 /// The first that a server hears of a shard is a lie, and new lies come between
 /// any two diffs of the truth from then on; a reader hears of the truth all the
 /// same, and in the end the shard is where it should be.
-async fn lies_before_the_truth() -> Verdict {
+async fn lies_before_the_truth(ways: Ways) -> Verdict {
     let mut config = config();
     config.jump_confirm = std::time::Duration::ZERO;
-    let arena = Arena::open(config).await?;
+    let arena = Arena::open(ways, config).await?;
     let shard = shard(0);
     let mut publisher = arena.session("publisher").await?;
     let mut liars = arena.sessions("liar", 2).await?;
@@ -122,10 +132,10 @@ async fn lies_before_the_truth() -> Verdict {
 
 /// While the truth is still doubted, so many clients lie that it is displaced,
 /// before a slow reader has come to it: it hears of it all the same.
-async fn more_lies_than_are_kept() -> Verdict {
+async fn more_lies_than_are_kept(ways: Ways) -> Verdict {
     let mut config = config();
     config.jump_confirm = std::time::Duration::from_secs(60);
-    let arena = Arena::open(config).await?;
+    let arena = Arena::open(ways, config).await?;
     let (shard, other) = (shard(0), shard(1));
     let mut publisher = arena.session("publisher").await?;
     let mut liars = arena.sessions("liar", 8).await?;

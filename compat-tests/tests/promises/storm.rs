@@ -2,21 +2,39 @@
 //! promises' tests have in common. Seeded: what is sent on which connection in
 //! which order repeats itself; how the connections race does not.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use fastrand::Rng;
+use persist_pubsub_client::Home;
 use persist_pubsub_compat_tests::operator::Operator;
 use persist_pubsub_compat_tests::watched::{SharedTruth, Watched};
 use persist_pubsub_proto::ShardId;
+use persist_pubsub_server::InProcess;
 use persist_pubsub_server::app::{self, Server};
 use persist_pubsub_server::config::Config;
 
 use super::super::Failure;
 
+/// How the sessions of an arena reach its server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ways {
+    /// Each over a connection of its own.
+    Network,
+    /// All in process.
+    InProcess,
+    /// In turns.
+    Mixed,
+}
+
 /// A server in this process, that stops with its owner.
 pub(super) struct Arena {
     server: Server,
+    in_process: InProcess,
+    ways: Ways,
+    /// Sessions that were opened.
+    opened: AtomicU64,
     _stop: tokio::sync::oneshot::Sender<()>,
     pub(super) operator: Operator,
     pub(super) truth: SharedTruth,
@@ -30,7 +48,7 @@ pub(super) fn config() -> Config {
 }
 
 impl Arena {
-    pub(super) async fn open(config: Config) -> Result<Self, Failure> {
+    pub(super) async fn open(ways: Ways, config: Config) -> Result<Self, Failure> {
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let server = app::start(config, async {
             let _ = stopped.await;
@@ -38,6 +56,9 @@ impl Arena {
         .await?;
         Ok(Self {
             operator: Operator::at(server.admin_addr()).await?,
+            in_process: server.in_process(),
+            ways,
+            opened: AtomicU64::new(0),
             server,
             _stop: stop,
             truth: SharedTruth::default(),
@@ -48,8 +69,26 @@ impl Arena {
         format!("http://{}", self.server.data_addr())
     }
 
+    /// Whether the next session is to be in process.
+    fn turn(&self) -> bool {
+        let odd = self.opened.fetch_add(1, Ordering::Relaxed) % 2 == 1;
+        self.ways == Ways::InProcess || (self.ways == Ways::Mixed && odd)
+    }
+
     pub(super) async fn session(&self, name: &str) -> Result<Watched, Failure> {
-        Ok(Watched::connect(&self.url(), name, &self.truth).await?)
+        let session = match self.turn() {
+            true => Watched::connect(&self.in_process, name, &self.truth).await,
+            false => Watched::connect(&self.url(), name, &self.truth).await,
+        };
+        Ok(session?)
+    }
+
+    /// Where a client of the crate finds the server.
+    pub(super) fn home(&self) -> Result<Home, Failure> {
+        match self.turn() {
+            true => Ok(Home::in_process(self.in_process.clone())),
+            false => Ok(Home::at(&self.url())?),
+        }
     }
 
     /// Several sessions of one name and a number.

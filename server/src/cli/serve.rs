@@ -66,12 +66,12 @@ fn greet(server: &Server) {
         "\
 persist-pubsub {version} serves
   data port   {data}   gRPC: persist pubsub v0 and v1, health, reflection
-  admin port  {admin}   gRPC: Admin, reflection; HTTP: /metrics /livez /readyz
+  admin port  {admin}   gRPC: Admin, reflection; HTTP: / (status page) /metrics /livez /readyz
 
 Try, in another terminal:
   {program} tap --server http://{data} s42344d73-94f1-48b1-a33b-0892cb4ebbb7
   {program} push --server http://{data} s42344d73-94f1-48b1-a33b-0892cb4ebbb7 1 hello
-  {program} sessions --admin http://{admin}
+  {program} top --admin http://{admin}
   grpcurl -plaintext {data} list
 Ctrl-C drains and stops.",
         version = env!("CARGO_PKG_VERSION"),

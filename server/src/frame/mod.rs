@@ -5,6 +5,10 @@
 //! over as the frame of its own wire version when they are what an encoder of
 //! ours would have written; any other spelling of the same message (fields in
 //! another order, unknown fields) is decoded and encoded anew.
+//!
+//! What a session in this process publishes or is sent has no frame: the
+//! diff's bytes are kept and handed on as they are, and a frame is made when
+//! the first socket needs it.
 
 mod spelling;
 
@@ -41,6 +45,9 @@ impl Wire {
     }
 }
 
+/// What a v1 session is told.
+pub(crate) type Response = v1::session_response::Message;
+
 /// What a publisher said of a shard.
 #[derive(Debug)]
 pub(crate) struct Publication {
@@ -55,8 +62,11 @@ pub(crate) struct Publication {
 pub(crate) struct Diff {
     /// The publisher's stamp; 0: none.
     committed_unix_nanos: u64,
-    /// The opaque diff: a slice of the frame it came in.
+    /// The opaque diff: a slice of the frame it came in, or, where it came in
+    /// none, the publisher's own bytes.
     payload: Bytes,
+    /// Bytes of memory that the payload holds beside the frames.
+    apart: usize,
     v0: OnceLock<Bytes>,
     v1: OnceLock<Bytes>,
 }
@@ -75,12 +85,25 @@ impl Diff {
         let diff = Self {
             committed_unix_nanos: nanos,
             payload: frame.slice(PREFIX + payload.start..PREFIX + payload.end),
+            apart: 0,
             v0: OnceLock::new(),
             v1: OnceLock::new(),
         };
         // A fresh cell: the first set succeeds.
         let _ = diff.cell(wire).set(frame);
         diff
+    }
+
+    /// A diff of a publisher in this process. Not copied: where it is a slice
+    /// of a larger buffer of the publisher's, it keeps that.
+    fn from_process(nanos: u64, payload: Bytes) -> Self {
+        Self {
+            committed_unix_nanos: nanos,
+            apart: payload.len(),
+            payload,
+            v0: OnceLock::new(),
+            v1: OnceLock::new(),
+        }
     }
 
     fn cell(&self, wire: Wire) -> &OnceLock<Bytes> {
@@ -108,14 +131,17 @@ impl Diff {
                     },
                 )),
             }),
-            Wire::V1 => encode_frame(&v1::SessionResponse {
-                message: Some(v1::session_response::Message::Diff(v1::Diff {
-                    shard_id: shard.to_bytes(),
-                    seqno,
-                    committed_unix_nanos: self.committed_unix_nanos,
-                    diff: self.payload.clone(),
-                })),
-            }),
+            Wire::V1 => encode(self.message(shard, seqno)),
+        })
+    }
+
+    /// The v1 message for a subscriber in this process.
+    pub(crate) fn message(&self, shard: ShardId, seqno: u64) -> Response {
+        Response::Diff(v1::Diff {
+            shard_id: shard.to_bytes(),
+            seqno,
+            committed_unix_nanos: self.committed_unix_nanos,
+            diff: self.payload.clone(),
         })
     }
 
@@ -129,9 +155,9 @@ impl Diff {
         self.payload.len()
     }
 
-    /// Bytes of memory that the frames hold.
-    pub(crate) fn frame_bytes(&self) -> usize {
-        self.v0.get().map_or(0, Bytes::len) + self.v1.get().map_or(0, Bytes::len)
+    /// Bytes of memory that it holds: its frames, and what is in none of them.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.apart + self.v0.get().map_or(0, Bytes::len) + self.v1.get().map_or(0, Bytes::len)
     }
 }
 
@@ -162,15 +188,20 @@ pub(crate) fn encode_frame(message: &impl Message) -> Bytes {
     buf.freeze()
 }
 
-/// The v1 frame of a gap.
-pub(crate) fn gap(shard: ShardId, from: u64, to: u64, highest: u64) -> Bytes {
+/// The v1 frame of a message.
+pub(crate) fn encode(message: Response) -> Bytes {
     encode_frame(&v1::SessionResponse {
-        message: Some(v1::session_response::Message::Gap(v1::Gap {
-            shard_id: shard.to_bytes(),
-            from_seqno: from,
-            to_seqno: to,
-            highest_seqno: highest,
-        })),
+        message: Some(message),
+    })
+}
+
+/// The v1 message of a gap.
+pub(crate) fn gap(shard: ShardId, from: u64, to: u64, highest: u64) -> Response {
+    Response::Gap(v1::Gap {
+        shard_id: shard.to_bytes(),
+        from_seqno: from,
+        to_seqno: to,
+        highest_seqno: highest,
     })
 }
 
@@ -220,16 +251,31 @@ pub(crate) fn read_v0(message: &Bytes, now_nanos: u64) -> Result<FromV0, Message
     })
 }
 
-/// What a v1 `Publish` says; without its diff if that is absent.
-pub(crate) fn read_publish(publish: &v1::Publish) -> Result<Publication, InvalidShardId> {
+/// What a v1 `Publish` says that came over a network; without its diff if that
+/// is absent.
+pub(crate) fn read_publish(publish: v1::Publish) -> Result<Publication, InvalidShardId> {
+    publication(publish, encoded_v1)
+}
+
+/// What a v1 `Publish` of a session in this process says.
+pub(crate) fn take_publish(publish: v1::Publish) -> Result<Publication, InvalidShardId> {
+    publication(publish, |nanos, payload, _, _| {
+        Diff::from_process(nanos, payload.clone())
+    })
+}
+
+fn publication(
+    publish: v1::Publish,
+    diff: fn(u64, &Bytes, ShardId, u64) -> Diff,
+) -> Result<Publication, InvalidShardId> {
     let shard = ShardId::from_slice(&publish.shard_id)?;
+    let (seqno, nanos) = (publish.seqno, publish.committed_unix_nanos);
     Ok(Publication {
         shard,
-        seqno: publish.seqno,
+        seqno,
         diff: publish
             .diff
-            .as_ref()
-            .map(|diff| encoded_v1(publish.committed_unix_nanos, diff, shard, publish.seqno)),
+            .map(|payload| diff(nanos, &payload, shard, seqno)),
     })
 }
 

@@ -3,7 +3,8 @@
 //!
 //! Nothing of a shard is copied in here until the socket has room for it: the
 //! outbox knows which of its shards have something (the mailbox), and reads
-//! each from its cursor on. A session that does not read therefore costs its
+//! each from its cursor on. A reader in this process is a socket that takes
+//! messages. A session that does not read therefore costs its
 //! subscriptions and at most `--max-control-frames` answers, for as long as it
 //! likes.
 
@@ -18,13 +19,13 @@ use persist_pubsub_proto::ShardId;
 use tokio::time::Instant;
 
 use crate::error::EndReason;
-use crate::frame::Wire;
+use crate::frame::{self, Response, Wire};
 use crate::mailbox::{Mailbox, Names};
 use crate::metrics::SessionMetrics;
 use crate::registry::Registry;
 use crate::topic::{Cursor, Own, Reader, Topic, Verdict};
-pub(crate) use batch::Batch;
-use batch::Filling;
+pub(crate) use batch::{Batch, Frames};
+use batch::{Filling, FillingFrames, FillingMessages};
 
 /// One subscription.
 #[derive(Debug)]
@@ -45,10 +46,28 @@ pub(crate) struct Slot {
 /// another had published it before; stale, to it.
 const V0_OWN_RANGES: usize = 64;
 
+/// What the session's reader takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// gRPC messages as bytes: a socket.
+    Frames,
+    /// v1 messages as they are: a reader in this process.
+    Messages,
+}
+
+/// An answer that waits, in the reader's form: encoded at once for a socket,
+/// which is how it holds the least memory.
+#[derive(Debug)]
+pub(super) enum Control {
+    Frame(Bytes),
+    Message(Box<Response>),
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     reader: Reader,
+    form: Form,
     slots: Vec<Option<Slot>>,
     free: Vec<u32>,
     by_shard: HashMap<ShardId, u32>,
@@ -59,14 +78,16 @@ pub(crate) struct Outbox {
     pending: Names,
     /// When the oldest of these was marked.
     since: Option<Instant>,
-    control: VecDeque<Bytes>,
-    /// Why the stream ends: set once.
+    control: VecDeque<Control>,
+    /// Why the stream ends: set once, but that a fence overrules the rest.
     reason: Option<EndReason>,
     /// The marks have been looked at since it was to end.
     last_look: bool,
     /// It is to end, and has not yet.
     ending: Option<When>,
     ended: bool,
+    /// Set once: nothing is taken from the client any more.
+    fenced: bool,
 }
 
 /// When an ending stream ends.
@@ -78,18 +99,19 @@ pub(crate) enum When {
     Answered,
 }
 
-/// What the socket gets next.
-pub(crate) enum Output {
-    /// Whole gRPC messages.
-    Batch(Batch),
+/// What the reader gets next.
+pub(crate) enum Output<T> {
+    /// Whole messages.
+    Batch(Batch<T>),
     /// Nothing more; the reason becomes the trailers.
     End(EndReason),
 }
 
 impl Outbox {
-    pub(crate) fn new(reader: Reader) -> Self {
+    pub(crate) fn new(reader: Reader, form: Form) -> Self {
         Self {
             reader,
+            form,
             slots: Vec::new(),
             free: Vec::new(),
             by_shard: HashMap::new(),
@@ -101,6 +123,7 @@ impl Outbox {
             last_look: false,
             ending: None,
             ended: false,
+            fenced: false,
         }
     }
 
@@ -185,9 +208,12 @@ impl Outbox {
     }
 
     /// Queues an answer. The caller wakes the mailbox.
-    pub(crate) fn push_control(&mut self, frame: Bytes) {
-        if !self.ended {
-            self.control.push_back(frame);
+    pub(crate) fn push_control(&mut self, answer: Response) {
+        if !self.ended && !self.fenced {
+            self.control.push_back(match self.form {
+                Form::Frames => Control::Frame(frame::encode(answer)),
+                Form::Messages => Control::Message(Box::new(answer)),
+            });
         }
     }
 
@@ -195,6 +221,28 @@ impl Outbox {
     pub(crate) fn end(&mut self, reason: EndReason, when: When) {
         self.reason.get_or_insert(reason);
         self.ending.get_or_insert(when);
+    }
+
+    /// Ends the stream behind the answers that are due and `told`, for a reason
+    /// that is more telling than any other. False: it was fenced before. The
+    /// caller wakes the mailbox.
+    pub(crate) fn fence(&mut self, told: Option<Response>, reason: EndReason) -> bool {
+        if self.fenced {
+            return false;
+        }
+        if let Some(told) = told {
+            self.push_control(told);
+        }
+        self.fenced = true;
+        if !self.ended {
+            self.reason = Some(reason);
+            self.ending = Some(When::Answered);
+        }
+        true
+    }
+
+    pub(crate) fn is_fenced(&self) -> bool {
+        self.fenced
     }
 
     /// Whether the stream has ended: nothing can be told any more, and what is
@@ -223,26 +271,51 @@ impl Outbox {
     }
 
     /// What goes to the socket next; pending when there is nothing to tell.
-    pub(crate) fn poll(
+    pub(crate) fn poll_frames(
         &mut self,
         cx: &Context<'_>,
         mailbox: &Mailbox,
         registry: &Registry,
         metrics: &SessionMetrics,
         now_nanos: u64,
-    ) -> Poll<Output> {
+    ) -> Poll<Output<Frames>> {
+        let wire = self.reader.wire;
+        let begin = || FillingFrames::new(wire, metrics, now_nanos);
+        self.poll(cx, mailbox, registry, begin)
+    }
+
+    /// The same for a reader in this process.
+    pub(crate) fn poll_messages(
+        &mut self,
+        cx: &Context<'_>,
+        mailbox: &Mailbox,
+        registry: &Registry,
+        metrics: &SessionMetrics,
+        now_nanos: u64,
+    ) -> Poll<Output<VecDeque<Response>>> {
+        let begin = || FillingMessages::new(metrics, now_nanos);
+        self.poll(cx, mailbox, registry, begin)
+    }
+
+    fn poll<F: Filling>(
+        &mut self,
+        cx: &Context<'_>,
+        mailbox: &Mailbox,
+        registry: &Registry,
+        begin: impl Fn() -> F,
+    ) -> Poll<Output<F::Told>> {
         if self.ended {
             return Poll::Ready(Output::End(self.reason()));
         }
         loop {
             let idle = self.control.is_empty() && self.pending.is_empty() && self.ending.is_none();
             let asleep = self.take_marks(cx, mailbox, idle);
-            let mut batch = Filling::new(metrics, now_nanos);
+            let mut batch = begin();
             while !batch.full() {
-                let Some(frame) = self.control.pop_front() else {
+                let Some(answer) = self.control.pop_front() else {
                     break;
                 };
-                batch.put(&frame);
+                batch.answer(answer);
             }
             let answered = self.control.is_empty();
             let skip = self.ending == Some(When::Answered);
@@ -281,8 +354,8 @@ impl Outbox {
         idle && self.pending.is_empty()
     }
 
-    fn drain_shards(&mut self, batch: &mut Filling<'_>, registry: &Registry) {
-        let mut encoded = 0;
+    fn drain_shards(&mut self, batch: &mut impl Filling, registry: &Registry) {
+        let (mut grown, mut evicted) = (0, 0);
         while !batch.full() {
             let Some(name) = self.pending.pop() else {
                 break;
@@ -290,7 +363,7 @@ impl Outbox {
             let Some(Some(slot)) = self.slots.get_mut(name as usize) else {
                 continue;
             };
-            batch.live = slot.live;
+            batch.live(slot.live);
             let mut none = Own::default();
             let own = slot.own.as_deref_mut().unwrap_or(&mut none);
             let ranges = own.len();
@@ -302,7 +375,8 @@ impl Outbox {
                 registry.topic_limits(),
                 batch,
             );
-            encoded += reading.encoded;
+            grown += reading.grown;
+            evicted += reading.evicted;
             self.own_ranges -= ranges - own.len();
             if own.is_empty() {
                 slot.own = None;
@@ -314,9 +388,7 @@ impl Outbox {
                 break;
             }
         }
-        if encoded > 0 {
-            registry.encoded(encoded);
-        }
+        registry.encoded(grown, evicted);
     }
 }
 

@@ -25,7 +25,7 @@ fn publication(shard: ShardId, seqno: u64, len: usize) -> Publication {
         committed_unix_nanos: 5,
         diff: Some(vec![0; len].into()),
     };
-    frame::read_publish(&publish).unwrap()
+    frame::read_publish(publish).unwrap()
 }
 
 fn who(mailbox: &Arc<Mailbox>, slot: u32, session: SessionId) -> Subscriber<'_> {

@@ -47,14 +47,14 @@ impl Body for SessionBody {
         if let Some(frames) = self.next.take() {
             return Poll::Ready(Some(Ok(Frame::data(frames))));
         }
-        let output = std::task::ready!(self.guard.0.poll_output(cx));
+        let output = std::task::ready!(self.guard.0.poll_frames(cx));
         let frame = match output {
-            Output::Batch(batch) => Frame::data(match batch.whole {
+            Output::Batch(batch) => Frame::data(match batch.told.whole {
                 Some(whole) => {
-                    self.next = Some(batch.frames).filter(|f| !f.is_empty());
+                    self.next = Some(batch.told.rest).filter(|f| !f.is_empty());
                     whole
                 }
-                None => batch.frames,
+                None => batch.told.rest,
             }),
             Output::End(reason) => {
                 self.ended = true;

@@ -3,6 +3,7 @@
 
 mod body;
 pub(crate) mod framing;
+pub(crate) mod in_process;
 mod v0;
 pub(crate) mod v1;
 
@@ -27,9 +28,10 @@ use tonic::server::NamedService;
 use crate::drain::Drain;
 use crate::error::EndReason;
 use crate::frame::Wire;
+use crate::generation::V0Generation;
 use crate::logging::LogGate;
 use crate::outbox::When;
-use crate::session::{Session, Shared};
+use crate::session::{Address, Session, Shared};
 use body::SessionBody;
 use framing::{Framing, Piece};
 
@@ -40,7 +42,7 @@ const BYTES_OF_A_MESSAGE: usize = 1024;
 /// How long an ended stream may take to hand its last bytes over, before its
 /// connection is cut.
 const LINGER: Duration = Duration::from_secs(5);
-/// How often a session looks at its clocks.
+/// The longest that a session goes without a look at its clocks.
 const TICK: Duration = Duration::from_secs(1);
 
 /// What the connection that a stream came over lets the stream do.
@@ -78,6 +80,8 @@ pub(crate) struct ServiceLimits {
     pub(crate) heartbeat_interval: Duration,
     /// The environment of v0 sessions, and of v1 sessions that name none.
     pub(crate) v0_environment: String,
+    /// Of which generation a v0 session is.
+    pub(crate) v0_generations: Vec<V0Generation>,
 }
 
 /// Speaks one wire version with one client.
@@ -141,23 +145,14 @@ impl<const V1: bool> StreamService<V1> {
             return Err(Status::internal("the stream has no connection"));
         };
         let context = &self.context;
-        if context.drain.state().is_leaving() {
-            return Err(Status::unavailable("the server is draining"));
-        }
-        let shared = &context.shared;
-        let Some(id) = shared.census.admit() else {
-            shared.metrics.refused.inc();
-            return Err(Status::resource_exhausted(
-                "the server has as many sessions as it takes (--max-sessions)",
-            ));
-        };
         let wire = if V1 { Wire::V1 } else { Wire::V0 };
-        let session = Session::new(id, wire, connection.peer, Arc::clone(shared));
+        let session = context.admit(wire, Address::Network(connection.peer))?;
         let (parts, body) = request.into_parts();
         let (reading, context) = (Arc::clone(&session), Arc::clone(context));
         // Ends by itself when the stream does: `read` watches for that.
         tokio::spawn(async move {
-            let _end = EndWithReader(Arc::clone(&reading));
+            let why = EndReason::ClientGone("its reader has failed".to_owned());
+            let _end = EndWithReader(Arc::clone(&reading), why);
             if V1 {
                 let dialect = v1::Speaker::new(Arc::clone(&reading), &context);
                 read(&reading, body, dialect, &context).await;
@@ -178,15 +173,38 @@ impl<const V1: bool> StreamService<V1> {
     }
 }
 
-/// Ends a session whose reader has come to an end without doing so, which only
-/// a panic does: nobody would read the client any more.
-struct EndWithReader(Arc<Session>);
+impl ServiceContext {
+    /// A new session, if the server takes one now.
+    fn admit(&self, wire: Wire, address: Address) -> Result<Arc<Session>, Status> {
+        if self.drain.state().is_leaving() {
+            return Err(Status::unavailable("the server is draining"));
+        }
+        let shared = &self.shared;
+        let Some(id) = shared.census.admit() else {
+            shared.metrics.refused.inc();
+            return Err(Status::resource_exhausted(
+                "the server has as many sessions as it takes (--max-sessions)",
+            ));
+        };
+        Ok(Session::new(id, wire, address, Arc::clone(shared)))
+    }
+}
+
+/// Ends a session whose reader has come to an end without doing so, by a panic
+/// or with its runtime: nobody would read the client any more.
+struct EndWithReader(Arc<Session>, EndReason);
 
 impl Drop for EndWithReader {
     fn drop(&mut self) {
-        let why = "its reader has failed".to_owned();
-        self.0.end(EndReason::ClientGone(why), When::Answered);
+        self.0.end(self.1.clone(), When::Answered);
     }
+}
+
+/// How often a session looks at its clocks.
+fn ticks(limits: &ServiceLimits) -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval(TICK.min(limits.heartbeat_interval / 4));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks
 }
 
 /// Reads a client until its stream ends, or is ended.
@@ -197,8 +215,7 @@ async fn read(
     context: &ServiceContext,
 ) {
     let mut framing = Framing::new(context.limits.max_message_bytes);
-    let mut ticks = tokio::time::interval(TICK.min(context.limits.heartbeat_interval / 4));
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = ticks(&context.limits);
     let mut turn = 0;
     loop {
         // In this order, a client that sends without a pause keeps the rest

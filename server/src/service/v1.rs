@@ -1,22 +1,23 @@
 //! v1: `persist.pubsub.v1`. A message that is wrong costs that message: it is
 //! answered with `Rejected`, and the stream lives on.
 
+mod speaker;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use persist_pubsub_proto::v1::session_request::Message as Request;
-use persist_pubsub_proto::v1::session_response::Message as Response;
-use persist_pubsub_proto::{MAX_SEQNO, ShardId, v1};
-use prost::Message;
+use persist_pubsub_proto::{InvalidShardId, MAX_SEQNO, ShardId, v1};
 use tokio::time::Instant;
 
-use super::{Dialect, ServiceContext};
+use super::ServiceContext;
 use crate::error::{EndReason, Refusal, RefusalCode};
-use crate::frame;
+use crate::fence::Token;
+use crate::frame::{self, Publication, Response};
 use crate::outbox::When;
-use crate::session::{Answer, Profile, Session};
+use crate::session::{Answer, Mode, Profile, Session};
 use crate::topic::Start;
+pub(super) use speaker::Speaker;
 
 /// Bytes of each of a `Hello`'s texts.
 const MAX_TEXT: usize = 256;
@@ -29,43 +30,61 @@ const SHARDS_PER_STEP: usize = 256;
 /// Intervals of silence after which the client is given up.
 const SILENT_INTERVALS: u32 = 3;
 
-/// Speaks v1 with one client.
-pub(super) struct Speaker {
+/// How a `Publish` becomes a publication: it depends on where its bytes come
+/// from.
+type ReadPublish = fn(v1::Publish) -> Result<Publication, InvalidShardId>;
+
+/// What one client says and is answered, however its messages come.
+pub(super) struct Conversation {
     session: Arc<Session>,
     context: Arc<ServiceContext>,
+    read_publish: ReadPublish,
     opened_at: Instant,
     /// When the client was last heard, to the tick.
     heard_at: Instant,
     heard: bool,
     introduced: bool,
-    read_only: bool,
+    /// The server and the client can change the mode on the way.
+    sets_mode: bool,
 }
 
-impl Speaker {
-    pub(super) fn new(session: Arc<Session>, context: &Arc<ServiceContext>) -> Self {
+impl Conversation {
+    pub(super) fn new(
+        session: Arc<Session>,
+        context: &Arc<ServiceContext>,
+        read_publish: ReadPublish,
+    ) -> Self {
         let now = Instant::now();
         Self {
             session,
             context: Arc::clone(context),
+            read_publish,
             opened_at: now,
             heard_at: now,
             heard: false,
             introduced: false,
-            read_only: true,
+            sets_mode: false,
         }
     }
 
-    /// Handles a message. Ok(true): something was answered.
-    async fn handle(&mut self, message: Bytes) -> Result<bool, Refusal> {
-        // What nearly every message is, without decoding it.
-        if self.introduced
-            && !self.read_only
-            && let Some(publication) = frame::spelled_v1(&message)
-        {
-            return self.session.publish(publication).map(|()| false);
+    /// Takes a message of a client in this process. May wait for room to
+    /// answer, and for nothing else.
+    pub(super) async fn take(&mut self, request: v1::SessionRequest) {
+        let acted = self.act(request).await;
+        self.answered(acted).await;
+    }
+
+    /// Whether a publication is taken now.
+    fn may_publish(&self) -> bool {
+        self.introduced && self.session.mode() == Mode::ReadWrite
+    }
+
+    /// Does what a message asks for. Ok(true): something was answered.
+    async fn act(&mut self, request: v1::SessionRequest) -> Result<bool, Refusal> {
+        if self.session.is_fenced() {
+            // It is told so, and nothing more.
+            return Ok(false);
         }
-        let request = v1::SessionRequest::decode(message)
-            .map_err(|e| Refusal::new(RefusalCode::Malformed, format!("malformed message: {e}")))?;
         match request.message {
             // A kind of a later revision.
             None => Ok(false),
@@ -74,7 +93,7 @@ impl Speaker {
                 RefusalCode::HelloRequired,
                 "the first message has to be a Hello",
             )),
-            Some(Request::Publish(publish)) => self.publish(&publish).map(|()| false),
+            Some(Request::Publish(publish)) => self.publish(publish).map(|()| false),
             Some(Request::Subscribe(subscribe)) => {
                 let id = subscribe.request_id;
                 self.subscribe(subscribe).await.map_err(|r| r.request(id))?;
@@ -88,6 +107,13 @@ impl Speaker {
                 Ok(true)
             }
             Some(Request::Heartbeat(_)) => Ok(false),
+            // Not agreed upon: as a kind that the server does not know.
+            Some(Request::SetMode(_)) if !self.sets_mode => Ok(false),
+            Some(Request::SetMode(set)) => {
+                let id = set.request_id;
+                self.set_mode(set).map_err(|r| r.request(id))?;
+                Ok(true)
+            }
         }
     }
 
@@ -119,13 +145,22 @@ impl Speaker {
             &hello.environment_id
         };
         self.introduced = true;
-        self.read_only = hello.mode() != v1::SessionMode::ReadWrite;
+        let asked = &hello.capabilities;
+        self.sets_mode = asked.iter().any(|c| c == v1::CAPABILITY_SET_MODE);
+        let mode = match hello.mode() {
+            v1::SessionMode::ReadWrite => Mode::ReadWrite,
+            v1::SessionMode::Unspecified | v1::SessionMode::ReadOnly => Mode::ReadOnly,
+        };
         let text = |s: &str| super::printable(s.as_bytes(), MAX_TEXT);
-        // Before the session counts as connected: whoever learns of it by the
-        // Welcome finds it in the census, or will in a moment.
-        self.session.answer(encode(Response::Welcome(v1::Welcome {
+        // Told before the session counts as connected: whoever learns of it by
+        // the Welcome finds it in the census, or will in a moment.
+        let welcome = Response::Welcome(v1::Welcome {
             revision,
-            capabilities: Vec::new(),
+            capabilities: self
+                .sets_mode
+                .then(|| v1::CAPABILITY_SET_MODE.to_owned())
+                .into_iter()
+                .collect(),
             server_instance_id: self.context.instance_id.clone(),
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
             session_id: self.session.id,
@@ -136,22 +171,47 @@ impl Speaker {
                 max_subscriptions: small(self.session.shared().limits.max_subscriptions),
             }),
             heartbeat_interval_millis: millis(limits.heartbeat_interval),
-        })));
-        self.session.introduce(Profile {
+        });
+        let profile = Profile {
             caller_id: text(&hello.client_name),
             environment: self.context.shared.registry.environment(environment),
             generation: (hello.deploy_generation != 0).then_some(hello.deploy_generation),
             role: text(&hello.role),
             client_version: text(&hello.client_version),
-            read_only: self.read_only,
-        });
+        };
+        self.session.introduce(profile, mode, Some(welcome));
         Ok(())
     }
 
-    fn publish(&self, publish: &v1::Publish) -> Result<(), Refusal> {
+    /// Publications that the client sent before this were taken, or refused,
+    /// by the mode of then; those behind it are by the new one.
+    fn set_mode(&self, set: v1::SetMode) -> Result<(), Refusal> {
+        let request_id = set.request_id;
+        if request_id == 0 {
+            return Err(Refusal::new(RefusalCode::InvalidField, "request_id is 0"));
+        }
+        let mode = match set.mode() {
+            v1::SessionMode::ReadWrite => Mode::ReadWrite,
+            v1::SessionMode::ReadOnly => Mode::ReadOnly,
+            v1::SessionMode::Unspecified => {
+                return Err(Refusal::new(
+                    RefusalCode::InvalidField,
+                    format!("mode {} is none", set.mode),
+                ));
+            }
+        };
+        self.session.set_mode(mode);
+        let mode = set.mode;
+        self.session
+            .answer(Response::ModeSet(v1::ModeSet { request_id, mode }));
+        Ok(())
+    }
+
+    fn publish(&self, publish: v1::Publish) -> Result<(), Refusal> {
+        let seqno = publish.seqno;
         let publication =
-            frame::read_publish(publish).map_err(|e| Refusal::from(e).seqno(publish.seqno))?;
-        if self.read_only {
+            (self.read_publish)(publish).map_err(|e| Refusal::from(e).seqno(seqno))?;
+        if self.session.mode() == Mode::ReadOnly {
             return Err(
                 Refusal::new(RefusalCode::ReadOnly, "the session is read-only")
                     .shard(publication.shard)
@@ -204,9 +264,7 @@ impl Speaker {
             tokio::task::yield_now().await;
         }
         self.session
-            .answer(encode(Response::Unsubscribed(v1::Unsubscribed {
-                request_id,
-            })));
+            .answer(Response::Unsubscribed(v1::Unsubscribed { request_id }));
         Ok(())
     }
 
@@ -228,38 +286,30 @@ impl Speaker {
 
     fn reject(&self, refusal: &Refusal) {
         super::refused(&self.session, &self.context, refusal);
-        self.session.answer(encode(Response::Rejected(v1::Rejected {
+        self.session.answer(Response::Rejected(v1::Rejected {
             code: refusal.code.rejection().into(),
             reason: refusal.reason.clone(),
             request_id: refusal.request_id,
             shard_id: refusal.shard.map(|s| s.to_bytes()).unwrap_or_default(),
             seqno: refusal.seqno,
-        })));
+        }));
     }
-}
 
-impl Dialect for Speaker {
-    async fn take(&mut self, message: Bytes) {
+    /// Tells what was wrong with a message, if anything was, and waits for
+    /// room where it was answered.
+    async fn answered(&mut self, acted: Result<bool, Refusal>) {
         self.heard = true;
-        let answered = match self.handle(message).await {
-            Ok(answered) => answered,
-            Err(refusal) => {
-                self.reject(&refusal);
-                true
-            }
-        };
+        let answered = acted.unwrap_or_else(|refusal| {
+            self.reject(&refusal);
+            true
+        });
         if answered {
             self.session.room_to_answer().await;
         }
     }
 
-    async fn too_large(&mut self, len: usize) {
-        self.heard = true;
-        self.reject(&super::too_large(len, &self.context.limits));
-        self.session.room_to_answer().await;
-    }
-
-    fn tick(&mut self, now: Instant) {
+    /// Looks at its clocks.
+    pub(super) fn tick(&mut self, now: Instant) {
         if std::mem::take(&mut self.heard) {
             self.heard_at = now;
         }
@@ -279,8 +329,7 @@ impl Dialect for Speaker {
         } else if now.duration_since(self.session.sent_at()) >= interval
             && !self.session.is_behind()
         {
-            self.session
-                .answer(encode(Response::Heartbeat(v1::Heartbeat {})));
+            self.session.answer(Response::Heartbeat(v1::Heartbeat {}));
         }
     }
 }
@@ -317,8 +366,8 @@ fn check_hello(hello: &v1::Hello) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn subscribed(request_id: u64, answers: &[Answer]) -> Vec<Bytes> {
-    let heads = encode(Response::Subscribed(v1::Subscribed {
+fn subscribed(request_id: u64, answers: &[Answer]) -> Vec<Response> {
+    let heads = Response::Subscribed(v1::Subscribed {
         request_id,
         shards: answers
             .iter()
@@ -327,7 +376,7 @@ fn subscribed(request_id: u64, answers: &[Answer]) -> Vec<Bytes> {
                 highest_seqno: answer.head,
             })
             .collect(),
-    }));
+    });
     let gaps = answers.iter().filter_map(|answer| {
         let (from, to) = answer.gap?;
         Some(frame::gap(
@@ -341,16 +390,19 @@ fn subscribed(request_id: u64, answers: &[Answer]) -> Vec<Bytes> {
 }
 
 /// "The server is about to go."
-pub(crate) fn draining(reason: &str, window: Duration) -> Bytes {
-    encode(Response::Draining(v1::Draining {
+pub(crate) fn draining(reason: &str, window: Duration) -> Response {
+    Response::Draining(v1::Draining {
         reason: reason.to_owned(),
         window_millis: millis(window),
-    }))
+    })
 }
 
-fn encode(message: Response) -> Bytes {
-    frame::encode_frame(&v1::SessionResponse {
-        message: Some(message),
+/// "Your generation is fenced out."
+pub(crate) fn fenced(token: Token) -> Response {
+    Response::Fenced(v1::Fenced {
+        generation: token.generation,
+        epoch: token.epoch,
+        reason: token.to_string(),
     })
 }
 

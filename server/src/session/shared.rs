@@ -1,15 +1,36 @@
 //! What sessions share, and what is known of each.
 
+use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::environment::Environment;
+use crate::fence::Fences;
 use crate::generation::Census;
 use crate::logging::LogGate;
 use crate::metrics::SessionMetrics;
 use crate::registry::Registry;
+
+/// Where the client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Address {
+    /// At the other end of a connection.
+    Network(SocketAddr),
+    /// In the server's own process, reached without a network.
+    InProcess,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network(address) => address.fmt(f),
+            Self::InProcess => f.write_str("in-process"),
+        }
+    }
+}
 
 /// Whom the session speaks for.
 #[derive(Clone, Debug)]
@@ -21,7 +42,23 @@ pub(crate) struct Profile {
     pub(crate) generation: Option<u64>,
     pub(crate) role: String,
     pub(crate) client_version: String,
-    pub(crate) read_only: bool,
+}
+
+/// Whether a session may publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Mode {
+    ReadOnly,
+    ReadWrite,
+}
+
+impl Mode {
+    /// As operators see it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::ReadOnly => "read-only",
+            Self::ReadWrite => "read-write",
+        }
+    }
 }
 
 /// Bounds of every session.
@@ -42,6 +79,7 @@ pub(crate) struct SessionLimits {
 pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     pub(crate) census: Arc<Census>,
+    pub(crate) fences: Fences,
     pub(crate) metrics: SessionMetrics,
     pub(crate) limits: SessionLimits,
     pub(crate) clock: Clock,

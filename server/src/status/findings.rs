@@ -36,14 +36,14 @@ pub(super) fn find<'a>(
     let missed = total(|s| s.diffs_missed);
     if missed > 0 {
         found.warning(
-            format!("{missed} diffs left the log in the last minute before a subscriber had read them: v1 readers fetch, v0 readers poll."),
+            format!("Diffs that left the log in the last minute before a subscriber had read them: {missed}. v1 readers fetch, v0 readers poll."),
             "See the sessions that are behind. If none is, the log is too short for its readers: raise --log-bytes-per-shard, --log-entries-per-shard or --log-age.",
         );
     }
     let evicted = total(|s| s.evicted_for_total);
     if evicted > 0 {
         found.alarm(
-            format!("The logs are full: {evicted} diffs had to make room in the last minute."),
+            format!("The logs are full. Diffs that had to make room in the last minute: {evicted}."),
             "Raise --log-bytes-total (and the memory limit with it), or find the shards that are so busy.",
         );
     } else if server.log_bytes as f64 > NEARLY_FULL * server.log_bytes_limit as f64 {
@@ -55,28 +55,28 @@ pub(super) fn find<'a>(
     let refused = total(|s| s.refused);
     if refused > 0 {
         found.alarm(
-            format!("{refused} connections or sessions were refused in the last minute: there are too many."),
+            format!("There are too many connections or sessions. Refused in the last minute: {refused}."),
             "Look for one that connects in a loop (persist-pubsub sessions), or raise --max-connections and --max-sessions.",
         );
     }
     let rejected = total(|s| s.rejected);
     if rejected > 0 {
         found.warning(
-            format!("{rejected} messages were refused in the last minute."),
+            format!("Messages refused in the last minute: {rejected}."),
             "The log says whose and why, and persist_pubsub_messages_rejected_total how many for which reason.",
         );
     }
     let gaps = total(|s| s.gaps);
     if gaps > 0 {
         found.note(
-            format!("Shards were let on past {gaps} holes in the last minute: somebody commits without publishing, or has lost its connection."),
+            format!("Holes that shards were let on past in the last minute: {gaps}. Somebody commits without publishing, or has lost its connection."),
             "persist-pubsub tap, or WatchShards, shows which shards. A writer that is not connected here is the usual cause: look for a generation that is missing.",
         );
     }
     let held: u64 = shards.iter().map(|s| s.held_back).sum();
     if held > 0 {
         found.note(
-            format!("{held} diffs wait for their predecessor at present."),
+            format!("Diffs that wait for their predecessor at present: {held}."),
             "Nothing, unless it stays so: each waits for at most --reorder-window.",
         );
     }
@@ -99,7 +99,7 @@ fn slow(crowd: &Crowd, found: &mut Findings) {
         return;
     };
     let what = format!(
-        "{} sessions have waited for more than a second to take something; {} ({:?} at {}) for {} s.",
+        "Sessions that have waited for more than a second to take something: {}. Longest, {} ({:?} at {}): {} s.",
         crowd.sessions_behind,
         slowest.session_id,
         slowest.caller_id,
@@ -187,7 +187,11 @@ mod tests {
                 FindingLevel::Note
             ]
         );
-        assert!(found[0].what.contains("4 diffs"), "{}", found[0].what);
+        assert!(
+            found[0].what.contains("last minute: 4"),
+            "{}",
+            found[0].what
+        );
     }
 
     #[test]

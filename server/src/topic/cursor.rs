@@ -9,7 +9,7 @@ use super::TopicLimits;
 use super::log::Entry;
 use super::order::Order;
 use super::own::Own;
-use crate::frame::Wire;
+use crate::frame::{Diff, Wire};
 use crate::session::SessionId;
 
 /// A place in a shard's run of diffs.
@@ -36,8 +36,9 @@ pub(crate) struct Reader {
 pub(crate) trait Sink {
     /// The time of day, in nanoseconds since the Unix epoch.
     fn now_nanos(&self) -> u64;
-    /// Takes a frame, or breaks if it has no room for it now.
-    fn diff(&mut self, frame: &Bytes, stamp: Option<u64>) -> ControlFlow<()>;
+    /// Takes a diff, encoding it where it needs a frame, or breaks if it has no
+    /// room for it now.
+    fn diff(&mut self, shard: ShardId, seqno: u64, diff: &Diff) -> ControlFlow<()>;
     /// Takes a hole: `from..=to` will not come. Always has room.
     fn gap(&mut self, shard: ShardId, from: u64, to: u64, highest: u64);
     /// Counts diffs that left the log before the reader came to them.
@@ -270,20 +271,18 @@ impl<S: Sink> Output<'_, S> {
             self.sink.oversize();
             return ControlFlow::Continue(());
         }
-        let before = diff.frame_bytes();
-        let frame = diff.frame(
-            self.reader.wire,
-            self.shard,
-            entry.seqno,
-            self.sink.now_nanos(),
-        );
-        self.encoded += diff.frame_bytes() - before;
-        if v0 && frame.len() > self.limits.v0_max_frame_bytes {
+        let before = diff.held_bytes();
+        let now = self.sink.now_nanos();
+        let fits = |frame: &Bytes| frame.len() <= self.limits.v0_max_frame_bytes;
+        let taken = if v0 && !fits(diff.frame(Wire::V0, self.shard, entry.seqno, now)) {
             self.sink.oversize();
-            return ControlFlow::Continue(());
-        }
-        self.end_gap(own);
-        self.sink.diff(frame, diff.committed_unix_nanos())
+            ControlFlow::Continue(())
+        } else {
+            self.end_gap(own);
+            self.sink.diff(self.shard, entry.seqno, diff)
+        };
+        self.encoded += diff.held_bytes() - before;
+        taken
     }
 
     /// No diff for `from..=to`: some were never there, the rest is evicted.

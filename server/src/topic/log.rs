@@ -30,7 +30,7 @@ pub(crate) struct Entry {
 impl Entry {
     /// Bytes of memory held.
     pub(crate) fn cost(&self) -> usize {
-        ENTRY_OVERHEAD + self.diff.as_ref().map_or(0, |d| d.frame_bytes())
+        ENTRY_OVERHEAD + self.diff.as_ref().map_or(0, |d| d.held_bytes())
     }
 }
 

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use persist_pubsub_proto::ShardId;
 use tokio::time::Instant;
 
-pub(crate) use cursor::{Cursor, Reader, Reading, Sink};
+pub(crate) use cursor::{Cursor, Reader, Sink};
 pub(crate) use limits::TopicLimits;
 pub(crate) use log::Entry;
 #[cfg(test)]
@@ -77,6 +77,17 @@ pub(crate) struct Published {
     pub(crate) age: Option<Instant>,
     /// The topic has its first entry, and no subscriber.
     pub(crate) unwatched: bool,
+}
+
+/// What a reading led to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReadOn {
+    /// The sink was full: there is more.
+    pub(crate) more: bool,
+    /// Bytes by which the topic has grown, less what it had to evict.
+    pub(crate) grown: isize,
+    /// Entries evicted for it.
+    pub(crate) evicted: usize,
 }
 
 /// What a subscriber leaves behind that goes.
@@ -320,7 +331,8 @@ impl Topic {
         }
     }
 
-    /// Reads on for one subscriber; see [`Cursor::read`].
+    /// Reads on for one subscriber; see [`Cursor::read`]. What was encoded for
+    /// it may leave no room for the oldest.
     pub(crate) fn read(
         &self,
         index: u32,
@@ -329,14 +341,25 @@ impl Topic {
         own: &mut Own,
         limits: &TopicLimits,
         sink: &mut impl Sink,
-    ) -> Reading {
+    ) -> ReadOn {
         let mut state = self.lock();
         let reading = cursor.read(self.shard, &state.order, reader, own, limits, sink);
         state.order.log.grew(reading.encoded - reading.beside);
         // Cleared under the lock that publishers mark under: what is
         // published after this reading marks anew.
         state.subscribers.has_read(index, reading.more);
-        reading
+        let mut grown = signed(reading.encoded);
+        let mut evicted = 0;
+        if reading.encoded > 0 {
+            let before = state.order.bytes();
+            evicted = state.evict(None, Instant::now(), limits);
+            grown -= signed(before) - signed(state.order.bytes());
+        }
+        ReadOn {
+            more: reading.more,
+            grown,
+            evicted,
+        }
     }
 
     /// Where the unbroken run of diffs begins that ends with the newest entry.

@@ -18,6 +18,8 @@ use super::View;
 const STALE: Duration = Duration::from_secs(5);
 /// Findings that are shown, with what to do about them.
 const FINDINGS: usize = 4;
+/// And the rows that they may take.
+const MOST_FINDING_ROWS: usize = 10;
 const CHART: u16 = 4;
 /// The server's histogram ends there.
 const LONGEST_LATENCY: f64 = 10.0;
@@ -35,10 +37,21 @@ pub(super) fn draw(frame: &mut Frame, view: &View, now: Instant) {
         return;
     };
     let findings = findings(status);
+    let width = usize::from(frame.area().width).max(1);
+    // A line may break at a word, and so take one more than it seems.
+    let rows = |line: &Line| match line.width() {
+        fits if fits <= width => 1,
+        long => long.div_ceil(width) + 1,
+    };
+    let height = findings
+        .iter()
+        .map(rows)
+        .sum::<usize>()
+        .min(MOST_FINDING_ROWS);
     let groups = u16::try_from(status.groups.len())
         .unwrap_or(u16::MAX)
         .min(8);
-    let height = u16::try_from(findings.len()).unwrap_or(u16::MAX);
+    let height = u16::try_from(height).unwrap_or(u16::MAX);
     let [head, told, charts, kinds, rest] = Layout::vertical([
         Constraint::Length(2),
         Constraint::Length(height + 1),
@@ -181,6 +194,7 @@ fn group_table(status: &WatchStatusResponse) -> Table<'_> {
             g.wire_version.clone(),
             dash(&g.role),
             g.mode.clone(),
+            dash(&g.client_version),
             g.sessions.to_string(),
             g.sessions_behind.to_string(),
             g.subscriptions.to_string(),
@@ -201,6 +215,7 @@ fn group_table(status: &WatchStatusResponse) -> Table<'_> {
             ("WIRE", Constraint::Length(4)),
             ("ROLE", Constraint::Fill(1)),
             ("MODE", Constraint::Length(10)),
+            ("VERSION", Constraint::Fill(1)),
             ("SESSIONS", Constraint::Length(8)),
             ("BEHIND", Constraint::Length(6)),
             ("SUBS", Constraint::Length(8)),

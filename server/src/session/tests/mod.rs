@@ -1,6 +1,7 @@
 //! Sessions without sockets: commands in, batches out.
 
 mod bounds;
+mod fencing;
 mod model;
 mod output;
 
@@ -8,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::AtomicUsize;
 use std::task::{Wake, Waker};
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use persist_pubsub_proto::v1;
 use prost::Message;
 
@@ -50,6 +51,11 @@ impl Bench {
             shared: Arc::new(Shared {
                 registry,
                 census: Arc::new(config.census()),
+                fences: crate::fence::Fences::open(
+                    None,
+                    crate::metrics::FenceMetrics::new(&metrics).unwrap(),
+                )
+                .unwrap(),
                 metrics: SessionMetrics::new(&metrics).unwrap(),
                 limits: config.session_limits(),
                 clock: crate::clock::Clock::system(),
@@ -65,24 +71,30 @@ impl Bench {
             generation: None,
             role: String::new(),
             client_version: String::new(),
-            read_only: false,
         }
     }
 
     fn open(&self, wire: Wire) -> (Arc<Session>, SessionGuard) {
+        self.open_at(wire, Address::Network(([127, 0, 0, 1], 1).into()))
+    }
+
+    fn open_at(&self, wire: Wire, address: Address) -> (Arc<Session>, SessionGuard) {
         let id = self.shared.census.admit().expect("there is room");
-        let session = Session::new(
-            id,
-            wire,
-            ([127, 0, 0, 1], 1).into(),
-            Arc::clone(&self.shared),
-        );
+        let session = Session::new(id, wire, address, Arc::clone(&self.shared));
         (Arc::clone(&session), SessionGuard(session))
     }
 
     fn connect(&self, wire: Wire) -> Client {
-        let (session, guard) = self.open(wire);
-        session.introduce(self.profile());
+        self.client(self.open(wire))
+    }
+
+    /// A v1 client in this process.
+    fn connect_in_process(&self) -> Client {
+        self.client(self.open_at(Wire::V1, Address::InProcess))
+    }
+
+    fn client(&self, (session, guard): (Arc<Session>, SessionGuard)) -> Client {
+        session.introduce(self.profile(), Mode::ReadWrite, None);
         Client {
             session,
             guard: Some(guard),
@@ -125,9 +137,15 @@ impl Client {
             committed_unix_nanos: 5,
             diff: Some(diff.into()),
         };
-        self.session
-            .publish(frame::read_publish(&publish).unwrap())
-            .unwrap();
+        self.session.publish(self.publication(publish)).unwrap();
+    }
+
+    /// What the service makes of a `Publish` of this client.
+    fn publication(&self, publish: v1::Publish) -> Publication {
+        match self.session.address {
+            Address::Network(_) => frame::read_publish(publish).unwrap(),
+            Address::InProcess => frame::take_publish(publish).unwrap(),
+        }
     }
 
     fn publish(&self, shard: ShardId, seqno: u64) {
@@ -149,7 +167,7 @@ impl Client {
                 });
                 let gap = answers.first().and_then(|a| a.gap);
                 let gap = gap.map(|(from, to)| frame::gap(shard, from, to, head.unwrap_or(to)));
-                v1.then(|| encode(answer)).into_iter().chain(gap).collect()
+                v1.then_some(answer).into_iter().chain(gap).collect()
             })
             .unwrap();
     }
@@ -158,25 +176,44 @@ impl Client {
         self.session.unsubscribe(&[shard]);
         let answer = v1::Unsubscribed { request_id: 2 };
         self.session
-            .answer(encode(v1::session_response::Message::Unsubscribed(answer)));
+            .answer(v1::session_response::Message::Unsubscribed(answer));
     }
 
     fn wakes(&self) -> usize {
         self.wakes.0.swap(0, Ordering::SeqCst)
     }
 
-    fn poll_batch(&self) -> Poll<Output> {
+    fn poll_batch(&self) -> Poll<Output<Frames>> {
         let waker = Waker::from(Arc::clone(&self.wakes));
-        self.session.poll_output(&Context::from_waker(&waker))
+        self.session.poll_frames(&Context::from_waker(&waker))
+    }
+
+    /// What comes next, in whichever form, as the bytes of messages.
+    fn poll_any(&self) -> Poll<Result<Vec<Bytes>, EndReason>> {
+        if self.session.address != Address::InProcess {
+            return self.poll_batch().map(|output| match output {
+                Output::Batch(batch) => Ok(messages(batch.told)),
+                Output::End(reason) => Err(reason),
+            });
+        }
+        let waker = Waker::from(Arc::clone(&self.wakes));
+        let cx = Context::from_waker(&waker);
+        self.session.poll_messages(&cx).map(|output| match output {
+            Output::Batch(batch) => Ok(batch
+                .told
+                .into_iter()
+                .map(|message| frame::encode(message).slice(PREFIX..))
+                .collect()),
+            Output::End(reason) => Err(reason),
+        })
     }
 
     fn poll(&self) -> Polled {
-        match self.poll_batch() {
+        match self.poll_any() {
             Poll::Pending => Asleep,
-            Poll::Ready(Output::End(reason)) => Ended(reason.label()),
-            Poll::Ready(Output::Batch(batch)) => {
+            Poll::Ready(Err(reason)) => Ended(reason.label()),
+            Poll::Ready(Ok(messages)) => {
                 let wire = self.session.wire;
-                let messages = messages(batch);
                 Polled::Frames(messages.iter().map(|m| name(m, wire)).collect())
             }
         }
@@ -184,8 +221,8 @@ impl Client {
 
     /// The messages of one batch, if there is one.
     fn messages(&self) -> Option<Vec<Bytes>> {
-        match self.poll_batch() {
-            Poll::Ready(Output::Batch(batch)) => Some(messages(batch)),
+        match self.poll_any() {
+            Poll::Ready(Ok(messages)) => Some(messages),
             _ => None,
         }
     }
@@ -200,9 +237,9 @@ impl Client {
     }
 }
 
-fn messages(batch: crate::outbox::Batch) -> Vec<Bytes> {
+fn messages(frames: Frames) -> Vec<Bytes> {
     let mut messages = Vec::new();
-    for mut bytes in batch.whole.into_iter().chain([batch.frames]) {
+    for mut bytes in frames.whole.into_iter().chain([frames.rest]) {
         while bytes.has_remaining() {
             let len = bytes.slice(1..PREFIX).get_u32() as usize;
             bytes.advance(PREFIX);
@@ -210,12 +247,6 @@ fn messages(batch: crate::outbox::Batch) -> Vec<Bytes> {
         }
     }
     messages
-}
-
-fn encode(message: v1::session_response::Message) -> Bytes {
-    frame::encode_frame(&v1::SessionResponse {
-        message: Some(message),
-    })
 }
 
 /// "A7" for a diff, "A3-4" for a gap, else the kind.
@@ -239,6 +270,8 @@ fn name(message: &Bytes, wire: Wire) -> String {
         Some(M::Gap(m)) => format!("{}{}-{}", letter(&m.shard_id), m.from_seqno, m.to_seqno),
         Some(M::Subscribed(_)) => "subscribed".to_owned(),
         Some(M::Unsubscribed(_)) => "unsubscribed".to_owned(),
+        Some(M::Fenced(_)) => "fenced".to_owned(),
+        Some(M::Heartbeat(_)) => "heartbeat".to_owned(),
         other => panic!("{other:?}"),
     }
 }

@@ -95,7 +95,8 @@ async fn a_mark_that_led_to_nothing_does_not_put_the_stream_to_sleep_for_ever() 
     p.publish(A, 3);
     assert_eq!((r.wakes(), r.poll()), (1, frames(&["A3"])), "woken");
     assert_eq!((r.poll(), r.wakes()), (Asleep, 0));
-    r.session.answer(Bytes::new());
+    r.session
+        .answer(v1::session_response::Message::Heartbeat(v1::Heartbeat {}));
     assert_eq!(r.wakes(), 1, "an answer wakes too");
 }
 
@@ -120,16 +121,12 @@ async fn large_frames_go_out_whole_and_in_order() {
     let mut names = Vec::new();
     while let Poll::Ready(Output::Batch(batch)) = r.poll_batch() {
         sizes.push((
-            batch.whole.as_ref().map_or(0, Bytes::len),
-            batch.frames.len(),
+            batch.told.whole.as_ref().map_or(0, Bytes::len),
+            batch.told.rest.len(),
         ));
-        for mut bytes in batch.whole.into_iter().chain([batch.frames]) {
-            while bytes.has_remaining() {
-                let len = bytes.slice(1..PREFIX).get_u32() as usize;
-                bytes.advance(PREFIX);
-                names.push(name(&bytes.split_to(len), Wire::V1));
-            }
-        }
+        let bytes = sizes.last().map(|(whole, rest)| whole + rest);
+        assert_eq!(bytes, Some(batch.bytes));
+        names.extend(messages(batch.told).iter().map(|m| name(m, Wire::V1)));
     }
     assert_eq!(names, ["subscribed", "A1", "A2", "A3", "A4", "A5-5", "A6"]);
     let whole: Vec<usize> = sizes.iter().map(|s| s.0).filter(|&w| w > 0).collect();
@@ -164,4 +161,78 @@ async fn an_answered_stream_ends_behind_its_answers_alone() {
     assert!(r.wakes() >= 1);
     assert_eq!(r.poll(), frames(&["subscribed"]));
     assert_eq!(r.poll(), Ended("silent"));
+}
+
+/// What one process publishes reaches the other without a copy, and a socket's
+/// frame is made once, for the first that needs it.
+#[tokio::test]
+async fn in_process_no_byte_is_copied_nor_encoded_without_need() {
+    let bench = Bench::new();
+    let (p, r) = (bench.connect_in_process(), bench.connect_in_process());
+    r.subscribe(A, Start::After(0));
+    assert_eq!(r.poll(), frames(&["subscribed"]));
+    let diff = Bytes::from(vec![7; 50_000]);
+    let publish = v1::Publish {
+        shard_id: A.to_bytes(),
+        seqno: 1,
+        committed_unix_nanos: 5,
+        diff: Some(diff.clone()),
+    };
+    p.session.publish(p.publication(publish)).unwrap();
+    let log_bytes = || bench.shared.registry.log_bytes();
+    let kept = log_bytes();
+    let Poll::Ready(Output::Batch(batch)) =
+        r.session.poll_messages(&Context::from_waker(Waker::noop()))
+    else {
+        panic!("a diff is due")
+    };
+    assert_eq!((batch.diffs, batch.bytes), (1, 50_000));
+    match &batch.told[0] {
+        v1::session_response::Message::Diff(got) => {
+            assert_eq!((got.seqno, got.committed_unix_nanos), (1, 5));
+            assert_eq!(got.diff.as_ptr(), diff.as_ptr(), "the very bytes");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(log_bytes(), kept, "nothing was encoded");
+    // A socket's subscriber, and one of the other version.
+    for wire in [Wire::V1, Wire::V0, Wire::V1] {
+        let socket = bench.connect(wire);
+        let start = match wire {
+            Wire::V0 => Start::Replay,
+            Wire::V1 => Start::After(0),
+        };
+        socket.subscribe(A, start);
+        assert!(socket.drain().contains(&"A1".to_owned()));
+    }
+    let frames = log_bytes() - kept;
+    assert!((100_000..100_300).contains(&frames), "two frames: {frames}");
+    // And the other way: a slice of the frame that came.
+    let socket = bench.connect(Wire::V1);
+    socket.publish_diff(A, 2, vec![8; 100]);
+    let before = log_bytes();
+    assert_eq!(r.poll(), super::frames(&["A2"]));
+    assert_eq!(log_bytes(), before);
+}
+
+#[tokio::test]
+async fn in_process_batches_are_bounded() {
+    let bench = Bench::new();
+    let (p, r) = (bench.connect_in_process(), bench.connect_in_process());
+    r.subscribe(A, Start::Now);
+    r.drain();
+    for seqno in 1..=500 {
+        p.publish_diff(A, seqno, vec![0; 10]);
+    }
+    for seqno in 501..=520 {
+        p.publish_diff(A, seqno, vec![0; 60_000]);
+    }
+    let mut all = Vec::new();
+    while let Polled::Frames(names) = r.poll() {
+        assert!(names.len() <= 64, "{}", names.len());
+        all.push(names);
+    }
+    assert_eq!(all.concat().len(), 520);
+    let large = all.last().map_or(0, Vec::len);
+    assert!(large <= 2, "{large} large diffs at a time");
 }

@@ -42,6 +42,28 @@ fn only_what_was_there_is_missed() {
     );
 }
 
+/// Regression: a frame that is made on first need counted, but nothing went for
+/// it until the next publication.
+#[test]
+fn what_is_encoded_for_a_reader_is_within_the_bytes_too() {
+    let mut bench = Bench::with(TopicLimits {
+        log_bytes: 6_000,
+        ..limits()
+    });
+    let (mut a, mut b) = (bench.v0(), bench.v1());
+    bench.publish(1);
+    bench.read(&mut b);
+    for seqno in 2..=10 {
+        bench.put(seqno, Some(500), STRANGER, None);
+    }
+    let published = bench.status();
+    assert!(published.bytes <= 6_000 && published.entries > 6);
+    bench.read(&mut a);
+    let read = bench.status();
+    assert!(read.bytes <= 6_000 && read.entries < published.entries);
+    assert_eq!(bench.read(&mut b).last(), Some(&D(10)), "the newest stay");
+}
+
 #[test]
 fn beyond_the_bytes_the_lowest_go_and_the_newest_stays() {
     let mut bench = Bench::with(TopicLimits {

@@ -100,7 +100,7 @@ impl Bench {
                 committed_unix_nanos: 5,
                 diff: Some(payload),
             };
-            Arc::new(frame::read_publish(&publish).unwrap().diff.unwrap())
+            Arc::new(frame::read_publish(publish).unwrap().diff.unwrap())
         });
         let published = self
             .topic
@@ -226,7 +226,7 @@ impl Bench {
         );
         who.missed += sink.missed;
         who.oversize += sink.oversize;
-        self.accounted += isize::try_from(reading.encoded).unwrap();
+        self.accounted += reading.grown;
         self.check_accounts();
         reading.more
     }
@@ -269,13 +269,13 @@ impl Sink for TestSink<'_> {
         1
     }
 
-    fn diff(&mut self, frame: &Bytes, stamp: Option<u64>) -> ControlFlow<()> {
+    fn diff(&mut self, shard: ShardId, seqno: u64, diff: &Diff) -> ControlFlow<()> {
         if self.room == 0 {
             return ControlFlow::Break(());
         }
         self.room -= 1;
-        assert_eq!(stamp, Some(5));
-        let message = &frame[PREFIX..];
+        assert_eq!(diff.committed_unix_nanos(), Some(5));
+        let message = &diff.frame(self.wire, shard, seqno, 1)[PREFIX..];
         let (seqno, payload) = match self.wire {
             Wire::V0 => match v0::ProtoPubSubMessage::decode(message).unwrap().message {
                 Some(v0::proto_pub_sub_message::Message::PushDiff(m)) => (m.seqno, m.diff),

@@ -218,9 +218,15 @@ impl World {
         world
     }
 
+    /// Every other v1 member is in the server's process.
     fn connect(&mut self, wire: Wire) {
+        let beside = |m: &Member| m.client.session.address == Address::InProcess;
+        let in_process = wire == Wire::V1 && !self.members.last().is_some_and(beside);
         self.members.push(Member {
-            client: self.bench.connect(wire),
+            client: match in_process {
+                true => self.bench.connect_in_process(),
+                false => self.bench.connect(wire),
+            },
             asked: VecDeque::new(),
             subscribed: BTreeMap::new(),
             references: BTreeMap::new(),
@@ -258,10 +264,7 @@ impl World {
             committed_unix_nanos: 5,
             diff: (!announce).then(|| payload(shard, seqno).into()),
         };
-        client
-            .session
-            .publish(frame::read_publish(&publish).unwrap())
-            .unwrap();
+        client.session.publish(client.publication(publish)).unwrap();
         for (at, member) in self.members.iter_mut().enumerate() {
             if who == Some(at) {
                 member.published.entry(shard).or_default().insert(seqno);
