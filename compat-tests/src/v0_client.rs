@@ -43,7 +43,7 @@ pub trait Host: Send + Sync {
 pub enum Order {
     /// A diff that it committed.
     Push(Push),
-    /// It follows one more shard.
+    /// It follows one more shard, whose state it has read.
     Follow(ShardId),
     /// It follows a shard no more.
     Leave(ShardId),
@@ -131,10 +131,7 @@ impl Connection {
             while let Some(order) = self.orders.recv().await {
                 match order {
                     Order::Push(push) => sender.push(push).await?,
-                    Order::Follow(shard) => {
-                        host.refresh(shard).await;
-                        sender.subscribe(shard).await?;
-                    }
+                    Order::Follow(shard) => sender.subscribe(shard).await?,
                     Order::Leave(shard) => sender.unsubscribe(shard).await?,
                 }
             }

@@ -207,7 +207,7 @@ fn report(walked: &Walked, account: &Account) -> [Finding; 1] {
     [finding]
 }
 
-fn judge(walked: &Walked, account: &Account) -> [Finding; 2] {
+fn judge(walked: &Walked, account: &Account) -> [Finding; 3] {
     for text in &account.discards_shown {
         println!("  {text}");
     }

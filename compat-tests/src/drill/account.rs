@@ -13,6 +13,12 @@ use crate::histogram::Histogram;
 
 /// A connection that breaks takes with it what was pushed so short before.
 const LOST_WITH_IT: u64 = 2_000_000_000;
+/// For so long a shard may not wait for what is missing, because something
+/// before it never came.
+const NOT_WAITING: u64 = 10_000_000_000;
+/// What is held back for its predecessor goes on after 50 ms
+/// (`--reorder-window`). Who reads a diff so late may have waited for that.
+const HELD: u64 = 45_000_000;
 /// Texts that are kept of what went wrong; beyond it they are counted.
 const SHOWN: usize = 20;
 
@@ -45,9 +51,14 @@ pub struct Account {
     /// Diffs discarded by a reader whose session lived, of which the one that
     /// was missing had been handed to the same server.
     pub discarded: Moments,
-    /// Diffs discarded because the missing one never came to the server: its
-    /// writer had no connection, or lost it.
+    /// Diffs discarded because the missing one came to the server later than it
+    /// waits: a process stood still in between.
+    pub late: Moments,
+    /// Diffs discarded because the missing one never came to the server, or one
+    /// shortly before it: its writer had no connection, or lost it.
     pub excused: Moments,
+    /// Why, and how often.
+    pub excuses: BTreeMap<&'static str, u64>,
     /// Polls that found something.
     pub polls: Moments,
     /// States that were compared with the log.
@@ -86,9 +97,11 @@ impl Account {
         let digests = digests(walked);
         let commits = commits(left);
         let sessions: Vec<_> = left.iter().map(sessions).collect();
+        let held = held(left, &commits);
         for (reader, process) in left.iter().enumerate() {
             account.ending(process);
             let mut polls = BTreeSet::new();
+            let mut excused = BTreeSet::new();
             for record in &process.records {
                 match record {
                     Record::Moved {
@@ -130,16 +143,38 @@ impl Account {
                         state,
                         session,
                     } => {
-                        let commit = commits.get(&(*shard, state + 1));
+                        let missing = (*shard, state + 1);
+                        let commit = commits.get(&missing);
                         let reading = sessions.get(reader).and_then(|s| s.get(session));
-                        let excuse = excuse(commit, reading, &sessions, &walked.switched);
-                        let list = if excuse.is_some() {
-                            &mut account.excused
+                        let excuse = if excused.contains(&missing) {
+                            Some("it came, and was discarded for one that did not")
                         } else {
-                            &mut account.discarded
+                            let excuse =
+                                |commit| excuse(commit, reading, &sessions, &walked.switched);
+                            excuse(commit).or_else(|| {
+                                let at = commit.map_or(0, |commit| commit.at);
+                                let before = commits.range((*shard, 0)..missing).rev();
+                                let recent = before.map(|(_, commit)| commit);
+                                let mut recent = recent.take_while(|it| it.at + NOT_WAITING > at);
+                                recent.find_map(|commit| excuse(Some(commit)))?;
+                                Some("its shard did not wait, for one before it never came")
+                            })
                         };
-                        list.push(*at);
-                        if excuse.is_none() && account.discards_shown.len() < SHOWN {
+                        if let Some(excuse) = excuse {
+                            excused.insert((*shard, *seqno));
+                            *account.excuses.entry(excuse).or_default() += 1;
+                            account.excused.push(*at);
+                            continue;
+                        }
+                        let own = commits.get(&(*shard, *seqno));
+                        let waited = own.is_some_and(|own| own.at + HELD <= *at);
+                        let since = (*shard, at.saturating_sub(NOT_WAITING));
+                        if waited || held.range(since..=(*shard, *at)).next().is_some() {
+                            account.late.push(*at);
+                            continue;
+                        }
+                        account.discarded.push(*at);
+                        if account.discards_shown.len() < SHOWN {
                             let writer = commit.and_then(|commit| left.get(commit.process));
                             let age = commit.map_or(0, |commit| at.saturating_sub(commit.at));
                             account.discards_shown.push(format!(
@@ -236,6 +271,25 @@ fn commits(left: &[Left]) -> BTreeMap<(Number, u64), Commit> {
         }
     }
     commits
+}
+
+/// When diffs became visible that may have been held back, by shard.
+fn held(left: &[Left], commits: &BTreeMap<(Number, u64), Commit>) -> BTreeSet<(Number, u64)> {
+    let records = left.iter().flat_map(|left| &left.records);
+    let late = records.filter_map(|record| match record {
+        Record::Moved {
+            at,
+            shard,
+            seqno,
+            how: How::Told | How::Fetched,
+            ..
+        } => {
+            let commit = commits.get(&(*shard, *seqno))?;
+            (commit.at + HELD <= *at).then_some((*shard, *at))
+        }
+        _ => None,
+    });
+    late.collect()
 }
 
 fn sessions(left: &Left) -> Sessions {

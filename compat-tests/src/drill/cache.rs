@@ -287,7 +287,7 @@ mod tests {
         assert_eq!(tell(2), Outcome::Discarded);
         assert_eq!(tell(0), Outcome::Passed);
         assert_eq!(cache.read(3, &log[..4], How::Polled), 3);
-        assert_eq!(cache.still(Duration::from_secs(600)), []);
+        assert!(cache.still(Duration::from_secs(600)).is_empty());
         assert_eq!(cache.still(Duration::ZERO), [3]);
         assert_eq!(tell(4), Outcome::Applied);
         assert_eq!(cache.position(3).unwrap().0, 5);

@@ -26,9 +26,11 @@ const BUCKET: Duration = Duration::from_millis(250);
 /// The picture, as SVG.
 #[must_use]
 pub fn svg(walks: &[(Walked, Account)]) -> String {
-    let longest = walks.iter().map(|(walked, _)| seconds(walked));
+    let Some((last, _)) = walks.last() else {
+        return String::new();
+    };
     let scale = Scale {
-        seconds: longest.fold(1.0, f64::max),
+        seconds: seconds(last).max(1.0),
     };
     let mut svg = String::new();
     // Writing to a String does not fail.
@@ -40,11 +42,9 @@ pub fn svg(walks: &[(Walked, Account)]) -> String {
 <text x="{LEFT}" y="40">every 250 ms the 99th of 100, thin: the median; all four pairs of generations; log scale</text>"##
     );
     axes(&mut svg, &scale);
-    if let Some((walked, _)) = walks.last() {
-        marks(&mut svg, &scale, walked);
-    }
+    marks(&mut svg, &scale, last);
     for (turn, (walked, account)) in walks.iter().enumerate() {
-        lines(&mut svg, &scale, walked, account);
+        lines(&mut svg, &scale, last, walked, account);
         let (x, colour) = (LEFT + 250.0 * turn as f64, colour(walked));
         let name = walked.plan.arrangement.name();
         let _ = writeln!(
@@ -72,7 +72,9 @@ pub async fn png(svg: &Path, png: &Path) -> Result<(), BrowserError> {
     browser.look(look).await?;
     let svg = std::path::absolute(svg)?;
     browser.open(&format!("file://{}", svg.display())).await?;
-    browser.until("document.documentElement.tagName == 'svg'").await?;
+    browser
+        .until("document.documentElement.tagName == 'svg'")
+        .await?;
     browser.picture(png).await
 }
 
@@ -175,8 +177,25 @@ fn marks(svg: &mut String, scale: &Scale, walked: &Walked) {
     }
 }
 
+/// Where a moment of one walk lies in another, in seconds: as far along in the
+/// same step. Steps do not take equally long in all of them.
+fn along(walked: &Walked, other: &Walked, at: u64) -> f64 {
+    let bounds = |walked: &Walked, step: usize| {
+        let begins = |step: usize| walked.steps.get(step).map_or(walked.ended, |it| it.at);
+        let since = |at: u64| Duration::from_nanos(at.saturating_sub(began(walked))).as_secs_f64();
+        (since(begins(step)), since(begins(step + 1)))
+    };
+    let step = walked.steps.iter().rposition(|step| step.at <= at);
+    let step = step.unwrap_or(0);
+    let (from, to) = bounds(walked, step);
+    let seconds = Duration::from_nanos(at.saturating_sub(began(walked))).as_secs_f64();
+    let share = ((seconds - from) / (to - from).max(f64::EPSILON)).clamp(0.0, 1.0);
+    let (from, to) = bounds(other, step);
+    from + (to - from) * share
+}
+
 /// The 99th of 100 of each bucket, and the median.
-fn lines(svg: &mut String, scale: &Scale, walked: &Walked, account: &Account) {
+fn lines(svg: &mut String, scale: &Scale, last: &Walked, walked: &Walked, account: &Account) {
     let bucket = u64::try_from(BUCKET.as_nanos()).unwrap_or(u64::MAX);
     let (from, to) = (began(walked), walked.ended);
     for (percent, width) in [(99, 2.2), (50, 0.8)] {
@@ -186,7 +205,7 @@ fn lines(svg: &mut String, scale: &Scale, walked: &Walked, account: &Account) {
             let latencies = account.among(at, at + bucket, |_| true);
             if latencies.count() > 0 {
                 let [latency] = latencies.percentiles([percent]);
-                let middle = Duration::from_nanos(at + bucket / 2 - from).as_secs_f64();
+                let middle = along(walked, last, at + bucket / 2);
                 let (x, y) = (scale.x(middle), scale.y(latency.as_secs_f64() * 1e3));
                 let _ = write!(points, "{x:.1},{y:.1} ");
             }

@@ -135,7 +135,7 @@ mod tests {
         assert_eq!((one.head(3).await?, one.head(4).await?), (2, 0));
         // Of many who append to the same state, one does.
         let racers = (0..16).map(|n: u8| {
-            let store = if n % 2 == 0 { &one } else { &other };
+            let store = if n.is_multiple_of(2) { &one } else { &other };
             let store = store.clone();
             tokio::spawn(async move { store.compare_and_set(3, 2, vec![n].into()).await })
         });

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use super::crowd::Crowd;
+use super::member::Member;
+use super::process::Wire;
 use super::service::Service;
-use super::shards::Role;
+use super::shards::{self, Role};
 use super::walk::Walker;
-use super::world::PACE;
 use super::{Failure, now};
+use crate::wait::until;
 
 /// How long a network stays cut.
 const CUT: Duration = Duration::from_secs(1);
@@ -84,7 +86,11 @@ pub async fn disturb(walker: &mut Walker, step: usize) -> Result<(), Failure> {
         Variant::Restart => service(walker)?.restart().await?,
         Variant::Kill => service(walker)?.kill().await?,
         Variant::Cut1 | Variant::Cut2 => {
-            let generation = if walker.plan.variant == Variant::Cut1 { 1 } else { 2 };
+            let generation = if walker.plan.variant == Variant::Cut1 {
+                1
+            } else {
+                2
+            };
             if walker.world.members(Some(generation)).count() == 0 {
                 return Ok(());
             }
@@ -165,15 +171,61 @@ async fn roll_back(walker: &mut Walker, step: usize) -> Result<(), Failure> {
 /// # Errors
 /// They do not.
 pub async fn fence(walker: &mut Walker) -> Result<(), Failure> {
+    if walker.plan.variant == Variant::Linger {
+        return linger(walker).await;
+    }
+    if let Some(service) = walker.world.carrier.service() {
+        service.fence(2).await?;
+    }
+    upgrade_catalog(walker).await
+}
+
+async fn upgrade_catalog(walker: &mut Walker) -> Result<(), Failure> {
     if let Some(member) = walker.world.member((2, Role::Environmentd)) {
         member.fence(2).await?;
     }
-    if walker.plan.variant == Variant::Linger {
-        let why = walker.world.fenced((1, Role::Environmentd)).await?;
-        walker
-            .notes
-            .push(format!("gen1-environmentd, which lingered, ended: {why}"));
-    }
-    // The new generation writes as before.
-    walker.world.write(2, PACE).await
+    Ok(())
+}
+
+/// Two processes of generation 1 are still there: one speaks v0, as it did all
+/// along; the other, which comes late, v1. The service ends both sessions: the
+/// second is told why and ends, the first knocks in vain, until it finds in
+/// the catalog that it was fenced out.
+async fn linger(walker: &mut Walker) -> Result<(), Failure> {
+    let who = walker.world.who("gen1-late", 1, Role::Clusterd, Wire::V1);
+    let mut late = Member::start(who)?;
+    late.wait("to have a session", |seen| seen.session > 0)
+        .await?;
+    late.follow(0..=*shards::VIEWS.end()).await?;
+    let said = service(walker)?.fence(2).await?;
+    walker
+        .notes
+        .push(format!("fence --below=2: {}", said.trim()));
+    late.wait("to be fenced out", |seen| seen.fenced.is_some())
+        .await?;
+    let why = late.seen().fenced.unwrap_or_default();
+    walker.notes.push(format!("gen1-late ended: {why}"));
+    walker.world.leave_behind(late.left().await?);
+    // Two were ended; the third is the first one's next attempt.
+    let server = service(walker)?;
+    until("gen1-environmentd to be refused", async || {
+        let fenced = server.fenced().await.ok()?;
+        (fenced >= 3.0).then_some(())
+    })
+    .await?;
+    upgrade_catalog(walker).await?;
+    let why = walker.world.fenced((1, Role::Environmentd)).await?;
+    walker.notes.push(format!("gen1-environmentd ended: {why}"));
+    let (fenced, log) = {
+        let server = service(walker)?;
+        server.wait_gone(1).await?;
+        (server.fenced().await?, server.server().log())
+    };
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("fence")).collect();
+    walker.notes.push(format!(
+        "{fenced} sessions were fenced out, for which the service wrote {} lines:",
+        lines.len()
+    ));
+    walker.notes.extend(lines.into_iter().map(str::to_owned));
+    Ok(())
 }

@@ -30,8 +30,7 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS persist_pubsub_drill (
     diff bytea NOT NULL,
     PRIMARY KEY (shard, seqno))";
 /// Nobody leaves out a seqno, so that it is enough that this one is free.
-const APPEND: &str =
-    "INSERT INTO persist_pubsub_drill VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
+const APPEND: &str = "INSERT INTO persist_pubsub_drill VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
 const SINCE: &str =
     "SELECT seqno, diff FROM persist_pubsub_drill WHERE shard = $1 AND seqno > $2 ORDER BY seqno";
 const HEAD: &str = "SELECT coalesce(max(seqno), 0) FROM persist_pubsub_drill WHERE shard = $1";
@@ -185,10 +184,7 @@ fn user() -> Result<Option<(u32, u32)>, StartError> {
             if fields.next()? != *name {
                 return None;
             }
-            let ids = (
-                fields.nth(1)?.parse().ok()?,
-                fields.next()?.parse().ok()?,
-            );
+            let ids = (fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?);
             Some(ids)
         })
     };

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use super::Failure;
 use crate::broadcaster::{Broadcaster, QUEUE_OF_TODAY};
 use crate::child::Child;
+use crate::operator::Operator;
 use crate::proxy::{Cut, Proxy};
 
 /// How two generations hear of each other's writes.
@@ -61,9 +62,7 @@ impl Carrier {
                 Broadcaster::start(QUEUE_OF_TODAY).await?,
                 Broadcaster::start(QUEUE_OF_TODAY).await?,
             ]),
-            Arrangement::Service => {
-                Self::Service(Box::new(Service::start(flags, proxied).await?))
-            }
+            Arrangement::Service => Self::Service(Box::new(Service::start(flags, proxied).await?)),
         })
     }
 
@@ -99,7 +98,10 @@ pub struct Service {
 
 impl Service {
     async fn start(flags: &[String], proxied: bool) -> Result<Self, Failure> {
-        let server = Child::start(flags).await?;
+        // Whose a v0 session is.
+        let rule = "--v0-generation=gen{generation}-*".to_owned();
+        let flags = [&[rule], flags].concat();
+        let server = Child::start(&flags).await?;
         let to = server.addresses().listen;
         let networks = if proxied {
             Some([Proxy::start(to).await?, Proxy::start(to).await?])
@@ -107,7 +109,7 @@ impl Service {
             None
         };
         Ok(Self {
-            flags: flags.to_vec(),
+            flags,
             server,
             networks,
             switched: vec![super::now()],
@@ -175,6 +177,43 @@ impl Service {
         Ok(())
     }
 
+    /// Asks what an orchestrator asks, by the command line: waits until nobody
+    /// of a generation is connected any more.
+    ///
+    /// # Errors
+    /// Somebody is.
+    pub async fn wait_gone(&self, generation: u64) -> Result<(), Failure> {
+        let gone = format!("--wait-gone={generation}");
+        // A server that took another's place is believed at once: everybody
+        // has been seen to be back.
+        let command = ["generations", &gone, "--timeout=30s", "--settle=0s"];
+        said(&self.server.ask(&command).await?)?;
+        Ok(())
+    }
+
+    /// Fences out every generation below one, by the command line.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub async fn fence(&self, below: u64) -> Result<String, Failure> {
+        let below = format!("--below={below}");
+        said(&self.server.ask(&["fence", &below]).await?)
+    }
+
+    /// Sessions below the fence that were ended or refused so far.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub async fn fenced(&self) -> Result<f64, Failure> {
+        let operator = Operator::connect(&self.server).await?;
+        let mut fenced = 0.0;
+        for outcome in ["ended", "refused"] {
+            let series = format!("persist_pubsub_fenced_sessions_total{{outcome=\"{outcome}\"}}");
+            fenced += operator.metric(&series).await?;
+        }
+        Ok(fenced)
+    }
+
     /// The network of a generation breaks, and leads nowhere until it is
     /// mended.
     pub fn cut(&self, generation: u64) {
@@ -190,5 +229,15 @@ impl Service {
         if let Some(network) = self.network(generation) {
             network.switch(self.server.addresses().listen);
         }
+    }
+}
+
+/// What a command printed, if it ended well.
+fn said(output: &std::process::Output) -> Result<String, Failure> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() {
+        Ok(text(&output.stdout))
+    } else {
+        Err(format!("{}: {}", output.status, text(&output.stderr)).into())
     }
 }

@@ -38,9 +38,16 @@ fn row(text: &mut String, label: &str, account: &Account, from: u64, to: u64) {
     for pair in PAIRS {
         let _ = write!(text, " {} |", cell(&account.latencies(pair, from, to)));
     }
-    let discarded = during(&account.discarded, from, to) + during(&account.excused, from, to);
+    let discarded = discarded(account, from, to);
     let polls = during(&account.polls, from, to);
     let _ = writeln!(text, " {discarded} | {polls} |");
+}
+
+fn discarded(account: &Account, from: u64, to: u64) -> usize {
+    [&account.discarded, &account.late, &account.excused]
+        .map(|moments| during(moments, from, to))
+        .iter()
+        .sum()
 }
 
 fn during(moments: &[u64], from: u64, to: u64) -> usize {
@@ -73,7 +80,7 @@ pub fn summary(walks: &[(Walked, Account)]) -> String {
             name(walked),
             cell(&within),
             cell(&across),
-            during(&account.discarded, from, to) + during(&account.excused, from, to),
+            discarded(account, from, to),
             during(&account.polls, from, to)
         );
     }

@@ -46,10 +46,17 @@ pub fn of_all(account: &Account) -> Finding {
 
 /// What has to be so of this service.
 #[must_use]
-pub fn of_service(walked: &Walked, account: &Account) -> [Finding; 2] {
+pub fn of_service(walked: &Walked, account: &Account) -> [Finding; 3] {
     let excused = match account.excused.len() {
         0 => String::new(),
-        n => format!(" ({n} that followed one whose writer had no connection)"),
+        n => {
+            let reasons = account.excuses.iter();
+            let reasons: Vec<_> = reasons.map(|(why, n)| format!("{n}: {why}")).collect();
+            format!(
+                ", and {n} for want of one that never came to the service ({})",
+                reasons.join("; ")
+            )
+        }
     };
     let (within, across) = both(walked, account);
     let [p99_within] = within.percentiles([99]);
@@ -61,6 +68,14 @@ pub fn of_service(walked: &Walked, account: &Account) -> [Finding; 2] {
             text: format!(
                 "readers whose session lived discarded {} diffs{excused}",
                 account.discarded.len()
+            ),
+        },
+        Finding {
+            holds: account.late.is_empty(),
+            is_safety: false,
+            text: format!(
+                "and {} whose predecessor came later than the service waits for it, or after one that did",
+                account.late.len()
             ),
         },
         Finding {

@@ -161,6 +161,10 @@ impl Walker {
     async fn leave(&mut self, step: usize) -> Result<(), Failure> {
         if step == 8 && self.plan.variant != Variant::Linger {
             self.world.quit((1, Role::Environmentd)).await?;
+            // What an orchestrator waits for before it goes on.
+            if let Some(service) = self.world.carrier.service() {
+                service.wait_gone(1).await?;
+            }
         }
         Ok(())
     }

@@ -83,8 +83,7 @@ impl World {
         for role in [Role::Environmentd, Role::Clusterd] {
             let name = format!("gen{generation}-{}", role.name());
             let who = self.who(&name, generation, role, wire);
-            self.members
-                .insert((generation, role), Member::start(who)?);
+            self.members.insert((generation, role), Member::start(who)?);
         }
         self.connected().await
     }
@@ -226,7 +225,9 @@ impl World {
     /// Somebody does not.
     pub async fn end(mut self) -> Result<Remains, Failure> {
         for member in self.members.values_mut() {
-            member.write(0..=*shards::VIEWS.end(), Duration::ZERO).await?;
+            member
+                .write(0..=*shards::VIEWS.end(), Duration::ZERO)
+                .await?;
         }
         self.caught_up(None).await?;
         let places: Vec<_> = self.members.keys().copied().collect();

@@ -35,12 +35,7 @@ impl Writers {
         let mut paces = Vec::new();
         for shard in process.who.role.writes() {
             let (pace, paced) = watch::channel(Some(Duration::ZERO));
-            tasks.spawn(write(
-                Arc::clone(process),
-                publisher.clone(),
-                shard,
-                paced,
-            ));
+            tasks.spawn(write(Arc::clone(process), publisher.clone(), shard, paced));
             paces.push((shard, pace));
         }
         Self {
