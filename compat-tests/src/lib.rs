@@ -17,6 +17,7 @@
 //! | [`proxy`] | a TCP proxy: it delays, stalls, trickles, cuts, and leads to another server |
 //! | [`histogram`] | latencies, printed |
 //! | [`marker`] | tells when a server has taken what was sent, where v0 has no answer |
+//! | [`matrix`] | every client with every server, of every release |
 //! | [`mutation`] | a change of the code that has to break a promise's test |
 //! | [`replay`] | plays a recording to a server over v0 |
 //! | [`simulation`] | the server and the client over a simulated network and clock |
@@ -45,6 +46,7 @@ pub mod histogram;
 pub mod hole;
 pub mod ledger;
 pub mod marker;
+pub mod matrix;
 pub mod mutation;
 pub mod operator;
 pub mod proxy;
