@@ -32,6 +32,7 @@ mod isolation;
 mod leaving;
 mod liveness;
 mod many_shards;
+mod matrix;
 mod migration;
 mod mixed;
 mod mutations;
@@ -86,6 +87,13 @@ type Verdict = Result<(), Failure>;
 
 /// Any error, shown as it is meant to be read, with its causes.
 struct Failure(Box<dyn Error>);
+
+impl Failure {
+    /// An error that is `Send` already.
+    fn plain(error: Box<dyn Error + Send + Sync>) -> Self {
+        Self(error)
+    }
+}
 
 impl<E: Into<Box<dyn Error>>> From<E> for Failure {
     fn from(error: E) -> Self {
