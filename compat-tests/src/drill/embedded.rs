@@ -3,7 +3,7 @@
 //! reach their store over a network.
 //!
 //! A request is answered before the next is read. A frame is four bytes of
-//! length, little endian, and as many of a [`Request`] or an [`Answer`].
+//! length, little endian, and as many of a request or an answer.
 
 use std::collections::BTreeMap;
 use std::io;
