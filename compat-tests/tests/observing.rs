@@ -15,11 +15,11 @@ use super::{Verdict, server};
 
 const SHARD: ShardId = ShardId::new([0x0b; 16]);
 
-/// Whoever comes over the plaintext port may do everything.
+/// Whoever comes over the plaintext port may publish and subscribe.
 const IDENTITIES: &str = "[[identity]]
 name = \"anybody\"
 environment = \"default\"
-rights = [\"publish\", \"subscribe\", \"read\", \"admin\"]
+rights = [\"publish\", \"subscribe\"]
 plaintext = true
 ";
 
