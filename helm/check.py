@@ -29,15 +29,13 @@ NO_SETTINGS = {
     "listen", "admin-listen", "addresses-file",
     "tls-cert", "tls-key", "tls-client-ca", "tls-allowed-names", "listen-plaintext",
     "admin-tls-cert", "admin-tls-key", "admin-tls-client-ca", "admin-tls-allowed-names",
-    "tokens-file",
+    "tokens-file", "state-file",
 }  # fmt: skip
 # Values whose inside only the Prometheus operator or a parent chart knows.
 OPEN = {"global", "metrics.serviceMonitor.tlsConfig", "metrics.podMonitor.tlsConfig"}
 
 # Seconds that a server may take to start or to stop; never waited out when all is well.
 PATIENCE = 60
-# Where the templates mount what is in Secrets.
-MOUNTS = "/etc/persist-pubsub/"
 # In the cluster's Secrets of tokens: what `helm test` shows, and what is wanted.
 TOKEN = "one-that-helm-test-shows"
 IDENTITIES = f"""
@@ -229,8 +227,12 @@ def mounted(pod, held, root, where):
     """Puts under `root` what a kubelet would mount into the pod's container, and
     gives the container's arguments with `root` before the paths."""
     container = pod["containers"][0]
+    arguments = container["args"]
     volumes = {volume["name"]: volume for volume in pod.get("volumes", [])}
     for mount in container.get("volumeMounts", []):
+        inside = root / mount["mountPath"].lstrip("/")
+        inside.mkdir(parents=True)
+        arguments = [argument.replace(f"={mount['mountPath']}/", f"={inside}/") for argument in arguments]
         source = volumes[mount["name"]].get("secret")
         if source is None:
             continue
@@ -238,11 +240,9 @@ def mounted(pod, held, root, where):
         if files is None:
             problem(f"{where}: mounts the Secret {source['secretName']}, which no value names")
             continue
-        inside = root / mount["mountPath"].lstrip("/")
-        inside.mkdir(parents=True)
         for item in source.get("items") or [{"key": key, "path": key} for key in files]:
             (inside / item["path"]).write_text(files[item["key"]])
-    return [argument.replace(f"={MOUNTS}", f"={root}{MOUNTS}") for argument in container["args"]]
+    return arguments
 
 
 def service_host(pod):
