@@ -231,6 +231,18 @@ async fn grpcurl_and_the_command_line_speak_tls_to_both_ports() -> Verdict {
     shards.extend(shown.iter().map(String::as_str));
     let listed = run(&shards).await?;
     assert!(listed.output.contains(&shard), "{listed:?}");
+    // What containers and charts ask.
+    let operators = format!("--server=https://{}", addresses.admin_listen);
+    for (command, port) in [
+        ("check", &data),
+        ("healthcheck", &data),
+        ("healthcheck", &operators),
+    ] {
+        let mut asked = vec![command, "--timeout=1m", port];
+        asked.extend(shown.iter().map(String::as_str));
+        let said = run(&asked).await?;
+        assert_eq!(said.code, Some(0), "{command} {port}: {said:?}");
+    }
     // Without the authority nothing is sent, and the flag is named.
     let blind = run(&["shards", &admin]).await?;
     assert_eq!(blind.code, Some(2));
