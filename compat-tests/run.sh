@@ -141,6 +141,7 @@ install_buf
 install_cargo_deny
 install_chart_tools
 install_promtool
+need openssl openssl
 need buildah buildah
 need ip iproute2
 # The status page is looked at in a real browser.
