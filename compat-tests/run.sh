@@ -181,6 +181,10 @@ step 'docker/check.sh'
 step "simulation, ${SEEDS:=1000} seeds"
 cargo run --locked --quiet -p persist-pubsub-compat-tests --bin simulate -- --seeds "$SEEDS"
 
+# GRID=1 walks all.
+step "the migration's grid, one cell in ${GRID:=199}"
+cargo run --locked --quiet -p persist-pubsub-compat-tests --bin migrate -- --every "$GRID"
+
 # No test may be left out for want of a program.
 export REQUIRE_TOOLS=1
 step 'cargo test'
