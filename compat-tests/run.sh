@@ -188,6 +188,10 @@ step 'docker/check.sh'
 step "simulation, ${SEEDS:=1000} seeds"
 cargo run --locked --quiet -p persist-pubsub-compat-tests --bin simulate -- --seeds "$SEEDS"
 
+# GRID=1 walks all.
+step "the migration's grid, one cell in ${GRID:=199}"
+cargo run --locked --quiet -p persist-pubsub-compat-tests --bin migrate -- --every "$GRID"
+
 # The whole one takes longer, and a machine that is idle: its latencies are
 # judged too. Here a process may stand still for longer than the default.
 drill=(cargo run --locked --quiet -p persist-pubsub-compat-tests --bin persist-pubsub-drill --)

@@ -88,6 +88,7 @@ fn parse(line: &str) -> Option<Line> {
     })
 }
 
+#[expect(clippy::large_enum_variant, reason = "a scenario has a few of them")]
 enum Peer {
     V0(v0_peer::Sender, v0_peer::Receiver),
     V1(v1_peer::Sender, v1_peer::Receiver),
