@@ -161,8 +161,10 @@ impl Stage {
         };
         let small = rng.u8(0..4) == 0;
         let homes = self.fleets.len();
-        // Who does not publish is where it likes; somebody does.
-        let reads_only = homes > 1 && at > 0 && rng.u8(0..3) == 0;
+        // Somebody publishes, whatever the others like: of each generation, for
+        // the older one may be fenced out.
+        let may_publish = homes == 1 || at == 0 || rng.u8(0..3) != 0;
+        let reads_only = !may_publish && at > usize::from(self.upgrade);
         let habits = Habits {
             wire,
             generation: if self.upgrade { generation(at) } else { 0 },
