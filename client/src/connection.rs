@@ -338,7 +338,10 @@ impl Connection {
         // Only one that was told to go ends in good order.
         link.end(End::Lost, &mut self.told);
         self.shared.stats.lost.one();
-        tracing::info!(server = %self.place, %reason, "lost the pubsub server");
+        // A fence has been said, and one line is enough.
+        if !self.shared.is_fenced() {
+            tracing::info!(server = %self.place, %reason, "lost the pubsub server");
+        }
         if let Some(link) = self.leaving.take() {
             // The one that was to be replaced lives still.
             self.replacing = false;

@@ -195,6 +195,11 @@ impl Shared {
         self.nudge.notify_one();
     }
 
+    /// Whether [`fence`](Self::fence) has ended all.
+    pub(crate) fn is_fenced(&self) -> bool {
+        lock(&self.board).fenced
+    }
+
     /// Names may have other addresses now.
     pub(crate) fn ask_names(&self) {
         lock(&self.board).look_up = true;
