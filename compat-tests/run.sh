@@ -118,10 +118,13 @@ install_buf
 install_cargo_deny
 install_chart_tools
 install_promtool
+need openssl openssl
 need buildah buildah
 need ip iproute2
 # The status page is looked at in a real browser.
 need chromium chromium
+# Where Debian keeps it, it is not on the path.
+compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || need initdb postgresql
 
 step 'cargo fmt --all --check'
 cargo fmt --all --check
@@ -142,6 +145,10 @@ fi
 step 'buf lint'
 (cd proto && buf lint)
 
+last=$(find compat-tests/releases -mindepth 1 -maxdepth 1 -type d -printf '%f\n' | sort -V | tail -n 1)
+step "buf breaking, against release $last"
+(cd proto && buf breaking --against "../compat-tests/releases/$last/schema.binpb")
+
 step 'cargo doc'
 RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps
 
@@ -157,6 +164,24 @@ step 'docker/check.sh'
 # SEEDS=100000 soaks.
 step "simulation, ${SEEDS:=1000} seeds"
 cargo run --locked --quiet -p persist-pubsub-compat-tests --bin simulate -- --seeds "$SEEDS"
+
+# GRID=1 walks all.
+step "the migration's grid, one cell in ${GRID:=199}"
+cargo run --locked --quiet -p persist-pubsub-compat-tests --bin migrate -- --every "$GRID"
+
+# The whole one takes longer, and a machine that is idle: its latencies are
+# judged too. Here a process may stand still for longer than the default.
+drill=(cargo run --locked --quiet -p persist-pubsub-compat-tests --bin persist-pubsub-drill --)
+step 'upgrade drill, short'
+"${drill[@]}" --safety-only --step=700ms --server-flag=--reorder-window=5s
+step 'upgrade drill, short, with processes that linger and are fenced out'
+"${drill[@]}" --safety-only --step=700ms --server-flag=--reorder-window=5s --variant=linger
+
+for release in compat-tests/releases/*/; do
+    release=$(basename "$release")
+    step "release $release, from its packages"
+    ./compat-tests/released.sh "$release"
+done
 
 # No test may be left out for want of a program.
 export REQUIRE_TOOLS=1

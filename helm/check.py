@@ -2,13 +2,17 @@
 """Checks the chart: called by check.sh, which says what is needed."""
 
 import json
+import os
 import pathlib
 import re
 import shutil
+import socket
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 
 import kubernetes_validate
 import yaml
@@ -25,19 +29,28 @@ NO_SETTINGS = {
     "listen", "admin-listen", "addresses-file",
     "tls-cert", "tls-key", "tls-client-ca", "tls-allowed-names", "listen-plaintext",
     "admin-tls-cert", "admin-tls-key", "admin-tls-client-ca", "admin-tls-allowed-names",
-    "tokens-file",
-}  # fmt: skip
-# What a server without TLS, tokens and limits per identity does not have. To go
-# with the last such server: then all of it has to be served.
-AWAITED = NO_SETTINGS - {"listen", "admin-listen", "addresses-file"} | {
-    "reload-interval", "max-sessions-per-identity", "max-subscriptions-per-identity",
-    "max-publishes-per-second", "max-publish-bytes-per-second",
+    "tokens-file", "state-file",
 }  # fmt: skip
 # Values whose inside only the Prometheus operator or a parent chart knows.
 OPEN = {"global", "metrics.serviceMonitor.tlsConfig", "metrics.podMonitor.tlsConfig"}
 
 # Seconds that a server may take to start or to stop; never waited out when all is well.
 PATIENCE = 60
+# In the cluster's Secrets of tokens: what `helm test` shows, and what is wanted.
+TOKEN = "one-that-helm-test-shows"
+IDENTITIES = f"""
+[[identity]]
+name = "test"
+environment = "default"
+rights = ["publish", "subscribe"]
+tokens = ["{TOKEN}"]
+
+[[identity]]
+name = "deployed"
+environment = "default"
+rights = ["publish", "subscribe"]
+plaintext = true
+"""
 
 problems = []
 
@@ -81,8 +94,7 @@ def good(binary, served, write):
                 pod = found["spec"]["template"]["spec"]
                 restricted(pod, where)
                 server(pod, where, served)
-                if not values.stem.startswith("tls-") and not values.stem.startswith("mutual-tls-"):
-                    starts(binary, found, where)
+                runs(binary, values, objects(rendered.stdout), where)
             elif found["kind"] == "Pod":
                 restricted(found["spec"], where)
 
@@ -161,7 +173,7 @@ def server(pod, where, served):
     """Its arguments are the server's, and it is given the time that a drain takes."""
     arguments = dict(argument.removeprefix("--").split("=", 1) for argument in pod["containers"][0]["args"][1:])
     for flag in arguments:
-        if flag not in served | AWAITED:
+        if flag not in served:
             problem(f"{where}: the server has no --{flag}")
     if len(arguments) != len(pod["containers"][0]["args"]) - 1:
         problem(f"{where}: an argument is given twice")
@@ -170,25 +182,139 @@ def server(pod, where, served):
         problem(f"{where}: a drain of {arguments['drain-timeout']} may be cut by terminationGracePeriodSeconds {pod['terminationGracePeriodSeconds']}")
 
 
-def starts(binary, found, where):
-    """The real server starts with the arguments of a Deployment, but for its
-    ports, and stops at a SIGTERM."""
-    with tempfile.TemporaryDirectory() as folder:
-        addresses, log = pathlib.Path(folder) / "addresses.json", pathlib.Path(folder) / "log"
-        arguments = [re.sub(r"^(--(?:admin-)?listen)=.*", r"\1=127.0.0.1:0", argument) for argument in found["spec"]["template"]["spec"]["containers"][0]["args"]]
+def secrets(values, rendered, folder):
+    """What the cluster holds: the Secrets that a value file names, with
+    certificates for the names that they have to be for."""
+    given = yaml.safe_load(values.read_text())
+    tls, tokens, test = (given.get(part, {}) for part in ("tls", "tokens", "test"))
+    named = [found for found in rendered if found["kind"] == "Certificate"]
+    (host,) = {service_host(found) for found in rendered if found["kind"] == "Pod"}
+    server = certificate(folder, "server", named[0]["spec"]["dnsNames"] if named else [host])
+    authority = server["ca.crt"]
+    held = {tls.get("existingSecret"): server, **{found["spec"]["secretName"]: server for found in named}}
+    for part in (tls, tls.get("admin", {})):
+        ca = part.get("clientCa", {})
+        held[ca.get("secret")] = {ca.get("key", "ca.crt"): authority, "ca.key": "nobody's business"}
+    held[tokens.get("existingSecret")] = {tokens.get("key", "tokens"): IDENTITIES}
+    # One Secret may hold both.
+    for name, files in [
+        (test.get("clientCertSecret"), certificate(folder, "client", tls.get("allowedNames") or ["test"])),
+        (test.get("tokenSecret"), {test.get("tokenKey", "token"): TOKEN}),
+    ]:
+        held[name] = {**held.get(name, {}), **files}
+    # Of the Secrets that no value names.
+    held.pop(None, None)
+    return held
+
+
+def certificate(folder, name, names):
+    """One for these names, of the authority of this folder."""
+
+    def openssl(*arguments):
+        run("openssl", *arguments, check=True, cwd=folder)
+
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc"]
+    if not (folder / "ca.crt").exists():
+        openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=authority", "-days", "30")
+    alternatives = ",".join(("URI:" if "://" in other else "DNS:") + other for other in names)
+    openssl("req", "-x509", *key, "-keyout", f"{name}.key", "-out", f"{name}.crt", "-subj", f"/CN={name}", "-days", "30",
+            "-addext", f"subjectAltName={alternatives}", "-addext", "basicConstraints=critical,CA:FALSE",
+            "-CA", "ca.crt", "-CAkey", "ca.key")  # fmt: skip
+    return {file: (folder / path).read_text() for file, path in [("tls.crt", f"{name}.crt"), ("tls.key", f"{name}.key"), ("ca.crt", "ca.crt")]}
+
+
+def mounted(pod, held, root, where):
+    """Puts under `root` what a kubelet would mount into the pod's container, and
+    gives the container's arguments with `root` before the paths."""
+    container = pod["containers"][0]
+    arguments = container["args"]
+    volumes = {volume["name"]: volume for volume in pod.get("volumes", [])}
+    for mount in container.get("volumeMounts", []):
+        inside = root / mount["mountPath"].lstrip("/")
+        inside.mkdir(parents=True)
+        arguments = [argument.replace(f"={mount['mountPath']}/", f"={inside}/") for argument in arguments]
+        source = volumes[mount["name"]].get("secret")
+        if source is None:
+            continue
+        files = held.get(source["secretName"])
+        if files is None:
+            problem(f"{where}: mounts the Secret {source['secretName']}, which no value names")
+            continue
+        for item in source.get("items") or [{"key": key, "path": key} for key in files]:
+            (inside / item["path"]).write_text(files[item["key"]])
+    return arguments
+
+
+def service_host(pod):
+    """The name under which `helm test` calls the server."""
+    (url,) = (argument for argument in pod["spec"]["containers"][0]["args"] if argument.startswith("--server="))
+    return re.fullmatch(r"--server=https?://(.*):\d+", url)[1]
+
+
+def runs(binary, values, rendered, where):
+    """The real server starts with the arguments and Secrets of a Deployment, but
+    for its addresses; the probes find it well; what `helm test` runs passes; it
+    stops at a SIGTERM."""
+    (deployment,) = (found for found in rendered if found["kind"] == "Deployment")
+    (test,) = (found for found in rendered if found["kind"] == "Pod")
+    pod = deployment["spec"]["template"]["spec"]
+    # What this machine has set is not the pod's.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PERSIST_PUBSUB_")}
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        held = secrets(values, rendered, folder)
+        arguments = mounted(pod, held, folder / "server", where)
+        arguments = [re.sub(r"^(--(?:admin-)?listen(?:-plaintext)?)=.*", r"\1=127.0.0.1:0", argument) for argument in arguments]
+        addresses, log = folder / "addresses.json", folder / "log"
         with log.open("w") as output:
-            server = subprocess.Popen([binary, *arguments, f"--addresses-file={addresses}"], stdout=output, stderr=output)
+            server = subprocess.Popen([binary, *arguments, f"--addresses-file={addresses}"], stdout=output, stderr=output, env=environment)
         deadline = time.monotonic() + PATIENCE
         while not addresses.exists() and server.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
-        server.terminate()
         try:
+            if addresses.exists():
+                at = json.loads(addresses.read_text())
+                probed(binary, pod["containers"][0], at, environment, where)
+                arguments = mounted(test["spec"], held, folder / "test", where)
+                called = re.compile(rf"^--server=(https?)://{re.escape(service_host(test))}:\d+$")
+                arguments = [called.sub(rf"--server=\1://{at['listen']}", argument) for argument in arguments]
+                tested = run(binary, *arguments, f"--tls-server-name={service_host(test)}", env=environment)
+                if tested.returncode:
+                    problem(f"{where}: helm test fails: {tested.stdout}{tested.stderr}")
+            server.terminate()
             code = server.wait(PATIENCE)
         except subprocess.TimeoutExpired:
-            server.kill()
             code = f"none: killed after {PATIENCE} s"
+        finally:
+            server.kill()
+            server.wait()
         if not addresses.exists() or code != 0:
             problem(f"{where}: with its arguments the server ends with {code}: {log.read_text()}")
+
+
+def probed(binary, container, at, environment, where):
+    """Asks as a kubelet does: gRPC without TLS, HTTP without a look at the
+    certificate, neither with a certificate or token of its own."""
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    real = {6879: at["listen"], 6880: at["admin_listen"], ports.get("grpc-plaintext"): at.get("listen_plaintext")}
+    for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+        probe = container[kind]
+        for way in {"grpc", "httpGet", "tcpSocket"} & set(probe):
+            asked = probe[way]
+            address = real[ports.get(asked["port"], asked["port"])]
+            try:
+                if way == "grpc":
+                    run(binary, "healthcheck", f"--server=http://{address}", f"--service={asked['service']}", f"--timeout={PATIENCE}s",
+                        check=True, env=environment)  # fmt: skip
+                elif way == "httpGet":
+                    anybody = ssl.create_default_context()
+                    anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
+                    urllib.request.urlopen(f"{asked['scheme'].lower()}://{address}{asked['path']}", context=anybody, timeout=PATIENCE).close()
+                else:
+                    host, port = address.rsplit(":", 1)
+                    socket.create_connection((host, int(port)), PATIENCE).close()
+            except (OSError, subprocess.CalledProcessError) as error:
+                problem(f"{where}: {kind}: {asked}: {getattr(error, 'stderr', error)}")
 
 
 def bad():
@@ -245,7 +371,7 @@ def schema(served):
     settings = set(whole["properties"]["settings"]["properties"])
     for flag in sorted(served - settings - NO_SETTINGS):
         problem(f"the server has --{flag}, and settings of helm/schema.yaml has not (or the templates pass it: NO_SETTINGS)")
-    for flag in sorted(settings - served - AWAITED):
+    for flag in sorted(settings - served):
         problem(f"settings of helm/schema.yaml has {flag}, and the server has no such flag")
 
 

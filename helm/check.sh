@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PATH=$PWD/target/tools/operate/current/bin:$PWD/target/tools/bin:$PATH
 
-for program in helm promtool; do
+for program in helm openssl promtool; do
     command -v "$program" >/dev/null || {
         echo "helm/check.sh: $program is missing: ./compat-tests/run.sh installs it" >&2
         exit 1

@@ -83,6 +83,8 @@ pub(crate) struct Connection {
     replacing: bool,
     /// When that has to have ended.
     replaced: Option<Timer>,
+    /// When the server has to have said that the mode has changed.
+    unsettled: Option<Timer>,
     next: Next,
     /// When to ask again for the shards that the server refused.
     retry: Option<Timer>,
@@ -126,6 +128,7 @@ impl Connection {
             leaving: None,
             replacing: false,
             replaced: None,
+            unsettled: None,
             next: Next::Nothing,
             retry: None,
             finishing: None,
@@ -158,6 +161,10 @@ impl Connection {
                     }
                 }
                 Step::Overdue => self.done = true,
+                Step::Unsettled => {
+                    self.unsettled = None;
+                    self.dial();
+                }
                 Step::Replaced => self.left(End::Complete),
                 Step::Reads(reads) => self.reads(reads),
                 Step::FromLeaving(Ok(inbound)) => self.receive(false, inbound),
@@ -179,6 +186,10 @@ impl Connection {
             self.backoff = Backoff::new(&self.settings, self.config.stable_after);
         }
         if let Some(finish) = order.finish {
+            if let Some(link) = &self.current {
+                // What was pushed for it goes out still.
+                link.gate.want(self.shared.settings().mode);
+            }
             if self.finishing.is_none() {
                 self.finish(finish);
             }
@@ -193,10 +204,7 @@ impl Connection {
             }
         }
         if before.mode != self.settings.mode {
-            // An attempt that is under way says what is not so any more.
-            if self.current.is_some() || matches!(self.next, Next::Dial(_)) {
-                self.dial();
-            }
+            self.change_mode();
         }
         if self.replacing
             && self.replaced.is_none()
@@ -206,9 +214,40 @@ impl Connection {
                 .is_some_and(|l| Some(l.id) == order.settled)
             && let Some(before) = &self.leaving
         {
+            before.gate.keep_mode();
             before.gate.finish();
             self.replaced = Some(Box::pin(sleep(LINGER)));
         }
+    }
+
+    /// Has the sessions follow the settings' mode: on their streams where they
+    /// can, else by a new session that takes their place.
+    fn change_mode(&mut self) {
+        let mode = self.settings.mode;
+        if let Some(link) = &self.leaving {
+            // It ends soon, whether or not it can.
+            link.gate.want(mode);
+        }
+        let asked = match self.current.as_ref().map(|link| link.gate.want(mode)) {
+            Some(Some(settled)) => {
+                self.unsettled = None;
+                if !settled {
+                    self.unsettle();
+                }
+                true
+            }
+            Some(None) => false,
+            None => true,
+        };
+        // An attempt that is under way says what is not so any more.
+        if !asked || matches!(self.next, Next::Dial(_)) {
+            self.dial();
+        }
+    }
+
+    /// A server that knows the request, and does not answer it, is replaced.
+    fn unsettle(&mut self) {
+        self.unsettled = Some(Box::pin(sleep(self.config.subscribe_timeout)));
     }
 
     /// Attempts to connect, now.
@@ -239,6 +278,7 @@ impl Connection {
         );
         self.shared.stats.established.one();
         self.next = Next::Nothing;
+        self.unsettled = None;
         if let Some(before) = self.current.take() {
             // Of three, the oldest is not needed: the one in the middle
             // resumed where the host was.
@@ -288,6 +328,7 @@ impl Connection {
         let Some(link) = self.current.take() else {
             return;
         };
+        self.unsettled = None;
         self.backoff.lived(link.since.elapsed());
         if self.finishing.is_some() {
             link.end(ended(&reason), &mut self.told);
@@ -297,7 +338,10 @@ impl Connection {
         // Only one that was told to go ends in good order.
         link.end(End::Lost, &mut self.told);
         self.shared.stats.lost.one();
-        tracing::info!(server = %self.place, %reason, "lost the pubsub server");
+        // A fence has been said, and one line is enough.
+        if !self.shared.is_fenced() {
+            tracing::info!(server = %self.place, %reason, "lost the pubsub server");
+        }
         if let Some(link) = self.leaving.take() {
             // The one that was to be replaced lives still.
             self.replacing = false;
@@ -325,6 +369,7 @@ impl Connection {
     /// What waits goes out, then the session ends.
     fn finish(&mut self, finish: Finish) {
         self.next = Next::Nothing;
+        self.unsettled = None;
         self.left(End::Complete);
         match &self.current {
             Some(link) => {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use persist_pubsub_proto::{MAX_SEQNO, ShardId};
 
+use crate::config::Mode;
 use crate::home::HomeStatus;
 use crate::outbox::Push;
 use crate::settings::Settings;
@@ -148,6 +149,21 @@ impl Client {
     /// same time one is the last, and counts.
     pub fn configure(&self, settings: Settings) {
         self.held.0.configure(settings);
+    }
+
+    /// The process is promoted, or may publish no more: [`configure`] with
+    /// another [`Settings::mode`] and all else as it is. Returns at once, from
+    /// any thread.
+    ///
+    /// What is pushed after a promotion waits until the servers have said that
+    /// they take it, and then goes out; what was pushed before was dropped, and
+    /// is not sent. What was pushed before a demotion goes out still, unless it
+    /// follows the promotion so closely that no server was asked: then it goes
+    /// with the next.
+    ///
+    /// [`configure`]: Self::configure
+    pub fn set_mode(&self, mode: Mode) {
+        self.held.0.reconfigure(|settings| settings.mode(mode));
     }
 
     /// How the client stands with each server that it has a session with or

@@ -53,7 +53,7 @@ impl From<Inbound> for Heard {
                 Self::Other(reason.len())
             }
             Inbound::Fenced(fenced) => Self::Other(fenced.reason.len()),
-            Inbound::Subscribed { .. } | Inbound::Nothing => Self::Other(0),
+            Inbound::Subscribed { .. } | Inbound::ModeSet(_) | Inbound::Nothing => Self::Other(0),
         }
     }
 }

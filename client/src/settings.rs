@@ -76,9 +76,13 @@ impl Settings {
         self
     }
 
-    /// Whether the process may publish. A change is told to the servers in
-    /// sessions that take the place of those that there are, so that nothing
-    /// is missed. Default: [`Mode::ReadWrite`].
+    /// Whether the process may publish ([`Client::set_mode`] changes it alone). A
+    /// change is told to the servers in the sessions that there are; where a
+    /// server does not know of that, in sessions that take their place. Nothing is
+    /// missed either way. What is pushed meanwhile waits until the server has
+    /// said yes. Default: [`Mode::ReadWrite`].
+    ///
+    /// [`Client::set_mode`]: crate::Client::set_mode
     #[must_use]
     pub fn mode(mut self, mode: Mode) -> Self {
         self.mode = mode;

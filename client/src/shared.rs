@@ -81,7 +81,13 @@ impl Shared {
     /// Swaps other settings in. Pushes follow at once, all else when the task
     /// that keeps the homes looks.
     pub(crate) fn configure(&self, settings: Settings) {
+        self.reconfigure(|_| settings);
+    }
+
+    /// The same, of what the settings are at this moment.
+    pub(crate) fn reconfigure(&self, change: impl FnOnce(Settings) -> Settings) {
         let mut current = lock(&self.settings);
+        let settings = change(Settings::clone(&current));
         let pushes = Pushes::of(&settings) as u8;
         *current = Arc::new(settings);
         if !lock(&self.outbox).is_closed() {
@@ -187,6 +193,11 @@ impl Shared {
             reason: fenced.reason,
         }));
         self.nudge.notify_one();
+    }
+
+    /// Whether [`fence`](Self::fence) has ended all.
+    pub(crate) fn is_fenced(&self) -> bool {
+        lock(&self.board).fenced
     }
 
     /// Names may have other addresses now.

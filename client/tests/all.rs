@@ -27,6 +27,8 @@ mod metrics;
 mod never_in_the_way;
 #[path = "all/peer.rs"]
 mod peer;
+#[path = "all/promoting.rs"]
+mod promoting;
 #[path = "all/pushing.rs"]
 mod pushing;
 #[path = "all/returning.rs"]

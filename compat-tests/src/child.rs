@@ -20,6 +20,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub struct Child {
     process: tokio::process::Child,
+    binary: PathBuf,
     folder: Folder,
     addresses: Addresses,
 }
@@ -138,6 +139,7 @@ impl Child {
         match within("the server to write its addresses", ready).await {
             Ok(Ok(addresses)) => Ok(Self {
                 process,
+                binary: binary.to_owned(),
                 folder,
                 addresses,
             }),
@@ -151,6 +153,22 @@ impl Child {
                 log: folder.read_log(),
             }),
         }
+    }
+
+    /// Runs a command of the same program that looks into this server, to
+    /// its end: `&["generations", "--wait-gone=1"]`.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub async fn ask(&self, command: &[&str]) -> Result<std::process::Output, ChildError> {
+        let asked = Command::new(&self.binary)
+            .args(command)
+            .arg(format!("--admin={}", self.admin_url()))
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        asked.await.map_err(io(format!("starting {command:?}")))
     }
 
     /// Where it serves.

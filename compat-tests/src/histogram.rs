@@ -18,6 +18,18 @@ impl Histogram {
         self.0.extend_from_slice(&other.0);
     }
 
+    /// The latencies below which so many percent of them lie, for each of
+    /// `percents`. Zero if there is none.
+    #[must_use]
+    pub fn percentiles<const N: usize>(&self, percents: [usize; N]) -> [Duration; N] {
+        let mut sorted = self.0.clone();
+        sorted.sort_unstable();
+        percents.map(|percent| {
+            let index = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
+            sorted.get(index).copied().unwrap_or_default()
+        })
+    }
+
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> usize {
@@ -28,14 +40,9 @@ impl Histogram {
 /// `n=1000 p50=0.31 p90=0.52 p99=1.10 max=2.00 ms`
 impl fmt::Display for Histogram {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut sorted = self.0.clone();
-        sorted.sort_unstable();
-        let at = |percent: usize| {
-            let index = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
-            sorted.get(index).map_or(0.0, |l| l.as_secs_f64() * 1e3)
-        };
-        let (p50, p90, p99, max) = (at(50), at(90), at(99), at(100));
-        let n = sorted.len();
+        let n = self.count();
+        let millis = |latency: Duration| latency.as_secs_f64() * 1e3;
+        let [p50, p90, p99, max] = self.percentiles([50, 90, 99, 100]).map(millis);
         write!(
             f,
             "n={n} p50={p50:.2} p90={p90:.2} p99={p99:.2} max={max:.2} ms"

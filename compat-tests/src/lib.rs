@@ -10,6 +10,7 @@
 //! | [`certificates`] | authorities of a test's own |
 //! | [`raw_call`] | a call below gRPC: any headers, any bytes |
 //! | [`raw_connection`] | a connection below HTTP/2: it stops where it is told to |
+//! | [`v0_client`] | the connection of a deployed v0 client, which comes back as slowly as the real one |
 //! | [`v0_reader`] | the model of a deployed v0 reader, and one at work |
 //! | [`store`] | the model of the consensus store: which seqnos are committed |
 //! | [`ledger`] | a store with one appender at a time, which knows when each diff was committed |
@@ -18,6 +19,7 @@
 //! | [`proxy`] | a TCP proxy: it delays, stalls, trickles, cuts, and leads to another server |
 //! | [`histogram`] | latencies, printed |
 //! | [`marker`] | tells when a server has taken what was sent, where v0 has no answer |
+//! | [`matrix`] | every client with every server, of every release |
 //! | [`mutation`] | a change of the code that has to break a promise's test |
 //! | [`replay`] | plays a recording to a server over v0 |
 //! | [`simulation`] | the server and the client over a simulated network and clock |
@@ -29,6 +31,7 @@
 //! | [`child`] | starts the real server as a child process |
 //! | [`fencer`] | a v1 server that fences its clients out |
 //! | [`command_line`] | runs the program's other subcommands |
+//! | [`drill`] | the upgrade drill: model processes as children, over a consensus store with compare-and-set |
 //! | [`fuzz`] | the bodies of the fuzz targets |
 //! | [`browser`] | a real browser without a window |
 //! | [`tools`], [`grpcurl`] | programs from outside, where they are installed |
@@ -45,6 +48,7 @@ pub mod bystanders;
 pub mod certificates;
 pub mod child;
 pub mod command_line;
+pub mod drill;
 pub mod entrant;
 pub mod fencer;
 pub mod fuzz;
@@ -53,6 +57,7 @@ pub mod histogram;
 pub mod hole;
 pub mod ledger;
 pub mod marker;
+pub mod matrix;
 pub mod mutation;
 pub mod operator;
 pub mod proxy;
@@ -64,6 +69,7 @@ pub mod replay;
 pub mod simulation;
 pub mod store;
 pub mod tools;
+pub mod v0_client;
 pub mod v0_peer;
 pub mod v0_process;
 pub mod v0_reader;

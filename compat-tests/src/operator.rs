@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use persist_pubsub_proto::admin_v1::admin_service_client::AdminServiceClient;
 use persist_pubsub_proto::admin_v1::{
     GetServerInfoRequest, GetServerInfoResponse, ListSessionsRequest, ListShardsRequest, Session,
-    Shard, WatchShardsRequest, WatchShardsResponse,
+    SetFenceRequest, SetFenceResponse, Shard, WatchShardsRequest, WatchShardsResponse,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -146,6 +146,26 @@ impl Operator {
         };
         let answer = self.admin.clone().list_shards(request).await?;
         Ok(answer.into_inner().shards)
+    }
+
+    /// Raises the fence of an environment.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub async fn fence(
+        &self,
+        environment: &str,
+        generation: u64,
+        unknown_v0: bool,
+    ) -> Result<SetFenceResponse, OperatorError> {
+        let request = SetFenceRequest {
+            environment: environment.to_owned(),
+            generation,
+            unknown_v0,
+            force_was: None,
+        };
+        let answer = self.admin.clone().set_fence(request).await?;
+        Ok(answer.into_inner())
     }
 
     /// Watches.

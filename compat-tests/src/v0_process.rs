@@ -3,37 +3,27 @@
 //! polls, and comes back after a lost connection as slowly as the real one.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use persist_pubsub_proto::ShardId;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::hole::Hole;
 use crate::ledger::Ledger;
 use crate::recording::Push;
-use crate::v0_peer::{KeepAlive, Peer, PeerError, Receiver};
+use crate::v0_client::{Connection, Host, Order, Orders, POLL};
+use crate::v0_peer::{KeepAlive, PeerError};
 use crate::wait::{TimedOut, within};
-
-/// How often a deployed reader polls.
-pub const POLL: Duration = Duration::from_millis(1_200);
-/// How long it waits after a lost connection.
-pub const AFTER_LOSS: Duration = Duration::from_secs(5);
-/// The delays between its attempts, doubling.
-const RETRY: (Duration, Duration) = (Duration::from_millis(125), Duration::from_secs(60));
-/// Pushes that wait to be sent. What does not fit is dropped: so it is in the
-/// deployed client, with a queue of this length or another.
-const PUSHES: usize = 1_024;
-/// How long an attempt to connect may take.
-const ATTEMPT: Duration = Duration::from_secs(5);
 
 /// A process at work. Dropping it ends its connection.
 #[derive(Debug)]
 pub struct V0Process {
     name: String,
     ledger: Ledger,
-    pushes: mpsc::Sender<Push>,
+    orders: Orders,
     account: watch::Sender<Account>,
     task: JoinHandle<()>,
 }
@@ -122,24 +112,22 @@ impl V0Process {
             ..Account::default()
         };
         let account = watch::Sender::new(account);
-        let (pushes, waiting) = mpsc::channel(PUSHES);
-        let run = Run {
-            name: name.to_owned(),
-            url: url.to_owned(),
-            keep_alive,
+        let (orders, connection) = Connection::new(url, name, keep_alive);
+        let process = Process {
             ledger: ledger.clone(),
             account: account.clone(),
+            deaf_since: Mutex::new(Instant::now()),
         };
         let live = async move {
             tokio::select! {
-                () = poll(&run.ledger, &run.account) => {}
-                () = run.connections(waiting) => {}
+                () = poll(&process.ledger, &process.account) => {}
+                () = connection.run(&process) => {}
             }
         };
         Self {
             name: name.to_owned(),
             ledger: ledger.clone(),
-            pushes,
+            orders,
             account,
             task: tokio::spawn(live),
         }
@@ -158,8 +146,7 @@ impl V0Process {
             push = Some(Push { shard, seqno, diff });
         });
         if let Some(push) = push {
-            // Full: dropped, as deployed clients do.
-            let _ = self.pushes.try_send(push);
+            self.orders.give(Order::Push(push));
         }
     }
 
@@ -206,71 +193,40 @@ impl Drop for V0Process {
     }
 }
 
-/// The process's task.
-struct Run {
-    name: String,
-    url: String,
-    keep_alive: Option<KeepAlive>,
+/// The process, as its connection sees it.
+struct Process {
     ledger: Ledger,
     account: watch::Sender<Account>,
+    /// Since when there is no connection.
+    deaf_since: Mutex<Instant>,
 }
 
-impl Run {
-    /// Connects, again and again.
-    async fn connections(&self, mut pushes: mpsc::Receiver<Push>) {
-        let mut deaf_since = Instant::now();
-        let mut retry = RETRY.0;
-        loop {
-            let attempt = Peer::connect_alive(&self.url, &self.name, self.keep_alive);
-            let pause = match tokio::time::timeout(ATTEMPT, attempt).await {
-                Ok(Ok(peer)) => {
-                    retry = RETRY.0;
-                    self.serve(peer, deaf_since, &mut pushes).await;
-                    deaf_since = Instant::now();
-                    AFTER_LOSS
-                }
-                _ => {
-                    let now = retry;
-                    retry = (retry * 2).min(RETRY.1);
-                    now
-                }
-            };
-            // What it pushes meanwhile is lost.
-            let lose = async { while pushes.recv().await.is_some() {} };
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = lose => return,
-            }
-        }
+impl Host for Process {
+    fn shards(&self) -> Vec<ShardId> {
+        self.account.borrow().states.keys().copied().collect()
     }
 
-    /// One connection, until it ends.
-    async fn serve(&self, peer: Peer, deaf_since: Instant, pushes: &mut mpsc::Receiver<Push>) {
-        let (sender, receiver) = peer.split();
-        let shards: Vec<_> = self.account.borrow().states.keys().copied().collect();
-        let speak = async {
-            for shard in shards {
-                // First the state, then the subscription.
-                self.account.send_modify(|account| {
-                    account.fetch(shard, &self.ledger);
-                });
-                sender.subscribe(shard).await?;
-            }
-            self.account.send_modify(|account| {
-                account.connected = true;
-                account.deaf = account.deaf.max(deaf_since.elapsed());
-            });
-            while let Some(push) = pushes.recv().await {
-                sender.push(push).await?;
-            }
-            Err(PeerError::Ended)
-        };
-        let hear = hear(receiver, &self.ledger, &self.account);
-        // Whatever ends it ends the connection.
-        let _: Result<(), PeerError> = tokio::select! {
-            ended = speak => ended,
-            ended = hear => ended,
-        };
+    async fn refresh(&self, shard: ShardId) {
+        self.account.send_modify(|account| {
+            account.fetch(shard, &self.ledger);
+        });
+    }
+
+    fn hear(&self, push: Push) {
+        self.account
+            .send_modify(|account| account.receive(&push, &self.ledger));
+    }
+
+    fn connected(&self) {
+        let deaf = self.deaf_since().elapsed();
+        self.account.send_modify(|account| {
+            account.connected = true;
+            account.deaf = account.deaf.max(deaf);
+        });
+    }
+
+    fn lost(&self, _: &PeerError) {
+        *self.deaf_since() = Instant::now();
         self.account.send_modify(|account| {
             if account.connected {
                 account.connected = false;
@@ -287,15 +243,12 @@ impl Run {
     }
 }
 
-async fn hear(
-    mut receiver: Receiver,
-    ledger: &Ledger,
-    account: &watch::Sender<Account>,
-) -> Result<(), PeerError> {
-    while let Some(push) = receiver.receive_push().await? {
-        account.send_modify(|account| account.receive(&push, ledger));
+impl Process {
+    fn deaf_since(&self) -> std::sync::MutexGuard<'_, Instant> {
+        self.deaf_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
-    Ok(())
 }
 
 /// Reads the shards that have not moved for as long as a poll takes.

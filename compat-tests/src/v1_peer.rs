@@ -374,6 +374,8 @@ expect! {
     expect_gap: Gap,
     expect_rejected: Rejected,
     expect_draining: Draining,
+    expect_fenced: Fenced,
+    expect_mode_set: ModeSet,
 }
 
 impl Receiver {

@@ -18,10 +18,12 @@ mod children;
 mod client;
 mod contended;
 mod draining;
+mod fencing;
 mod floods;
 mod foreign;
 mod frozen;
 mod fuzzing;
+mod generations;
 mod half_open;
 mod homes;
 mod host;
@@ -31,12 +33,14 @@ mod isolation;
 mod leaving;
 mod liveness;
 mod many_shards;
+mod matrix;
 mod migration;
 mod mixed;
 mod mutations;
 mod observing;
 mod poison;
 mod promises;
+mod promoting;
 mod proxying;
 mod recordings;
 mod replacing;
@@ -84,6 +88,13 @@ type Verdict = Result<(), Failure>;
 
 /// Any error, shown as it is meant to be read, with its causes.
 struct Failure(Box<dyn Error>);
+
+impl Failure {
+    /// An error that is `Send` already.
+    fn plain(error: Box<dyn Error + Send + Sync>) -> Self {
+        Self(error)
+    }
+}
 
 impl<E: Into<Box<dyn Error>>> From<E> for Failure {
     fn from(error: E) -> Self {

@@ -317,3 +317,31 @@ async fn grpcurl_speaks_v1() -> Verdict {
     );
     Ok(())
 }
+
+/// What an orchestrator does at the end of an upgrade, without any program of
+/// ours.
+#[tokio::test]
+async fn grpcurl_raises_a_fence() -> Verdict {
+    let Some(grpcurl) = installed("grpcurl_raises_a_fence") else {
+        return Ok(());
+    };
+    let server = server(&[]).await?;
+    let (_, address) = ports(&server);
+    // Of generation 7.
+    let mut v1 = v1_peer::Peer::connect(&server.url(), "fenced").await?;
+    assert_eq!(
+        admin(&grpcurl, &address, "GetFence", "{}").await?,
+        serde_json::json!({})
+    );
+    let raised = admin(&grpcurl, &address, "SetFence", r#"{"generation": "8"}"#).await?;
+    assert_eq!(raised["sessionsEnded"], "1", "{raised}");
+    assert_eq!(raised["fence"]["epoch"], "1", "{raised}");
+    v1.receiver().expect_fenced("to be told").await?;
+    let census = admin(&grpcurl, &address, "ListGenerations", "{}").await?;
+    assert_eq!(census["census"]["fences"][0]["generation"], "8", "{census}");
+    let lower = admin(&grpcurl, &address, "SetFence", r#"{"generation": "7"}"#).await;
+    let lower = format!("{:?}", lower.err());
+    assert!(lower.contains("FailedPrecondition"), "{lower}");
+    assert!(lower.contains("a fence only rises"), "{lower}");
+    Ok(())
+}

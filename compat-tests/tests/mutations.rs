@@ -23,7 +23,8 @@ fn every_mutation_still_applies() -> Verdict {
         assert!(text.contains(&format!("`{name}`")), "{test}: {name}");
         *promises.entry(promise).or_insert(0) += 1;
     }
-    let all = "advisory convergence isolation join no_echo no_silent_gap opaque order poison_free";
+    let all =
+        "advisory convergence fence isolation join no_echo no_silent_gap opaque order poison_free";
     for promise in all.split(' ') {
         let count = promises.get(promise).copied().unwrap_or(0);
         assert!(

@@ -54,6 +54,8 @@ async fn a_value_that_cannot_be_is_named() -> Verdict {
         ("--max-shards", "0"),
         ("--max-message-bytes", "1GB1"),
         ("--v0-environment", ""),
+        ("--v0-generation", "environmentd"),
+        ("--v0-generation", "environmentd-*=0"),
         ("--log-filter", "a=b=c"),
     ] {
         let (code, log) = binds(flag, value).await?;

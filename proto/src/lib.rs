@@ -67,6 +67,8 @@ pub mod v1 {
     pub const MIN_REVISION: u32 = 1;
     /// The highest revision of v1 that this crate's types speak.
     pub const MAX_REVISION: u32 = 1;
+    /// The capability of an end that knows `SetMode` and `ModeSet`.
+    pub const CAPABILITY_SET_MODE: &str = "set_mode";
 }
 
 /// The operators' calls.

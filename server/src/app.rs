@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::Instant;
 use tonic::service::Routes;
 
 use crate::access::Access;
@@ -19,10 +20,13 @@ use crate::admin::{self, Admin, Facts};
 use crate::clock::Clock;
 use crate::config::{Config, InvalidConfig};
 use crate::drain::{Drain, DrainOutcome, DrainState};
+pub use crate::fence::{BrokenState, FenceError};
+use crate::fence::{Fences, Order};
 use crate::listener::{self, Accept};
 use crate::logging::LogGate;
 use crate::metrics::{
-    AccessMetrics, ListenerMetrics, ScrapeMetrics, SessionMetrics, TlsMetrics, TopicMetrics,
+    AccessMetrics, FenceMetrics, ListenerMetrics, ScrapeMetrics, SessionMetrics, TlsMetrics,
+    TopicMetrics,
 };
 use crate::registry::Registry;
 use crate::reload;
@@ -66,6 +70,9 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
+    /// The file that `--state-file` names cannot be used.
+    #[error(transparent)]
+    StateFile(#[from] BrokenState),
     /// A defect of this program: a metric or a schema that does not register.
     #[error("internal: {0}")]
     Internal(String),
@@ -79,6 +86,7 @@ pub struct Server {
     plaintext: Option<SocketAddr>,
     admin: SocketAddr,
     metrics: prometheus::Registry,
+    shared: Arc<Shared>,
     main: JoinHandle<DrainOutcome>,
     doorkeeper: Doorkeeper,
     _background: Vec<AbortOnDrop>,
@@ -155,6 +163,25 @@ impl Server {
     #[must_use]
     pub fn in_process(&self) -> InProcess {
         self.doorkeeper.door().clone()
+    }
+
+    /// Raises the fence of an environment, as the operators' `SetFence` does: for
+    /// a host that knows when a generation is done. Returns the fence's epoch.
+    /// When it returns, nothing that a session of a generation below publishes
+    /// is accepted any more. Sessions of unknown generation stay. Writes the
+    /// state file, if there is one: blocks for that long.
+    ///
+    /// # Errors
+    /// See [`FenceError`]; nothing has changed then.
+    pub fn fence(&self, environment: &str, generation: u64) -> Result<u64, FenceError> {
+        let order = Order {
+            generation,
+            unknown_v0: false,
+            force_was: None,
+        };
+        let shared = &self.shared;
+        let raised = shared.fences.set(environment, order, &shared.census)?;
+        Ok(raised.token.epoch)
     }
 
     /// Waits until the shutdown that was given to [`start`] has come, or an
@@ -248,6 +275,10 @@ async fn serve<D: Accept>(
     let shared = Arc::new(Shared {
         registry: Arc::clone(&registry),
         census: Arc::new(config.census()),
+        fences: Fences::open(
+            config.state_file.as_deref(),
+            FenceMetrics::new(&metrics).map_err(defect)?,
+        )?,
         metrics: SessionMetrics::new(&metrics).map_err(defect)?,
         limits: config.session_limits(),
         clock: clock.clone(),
@@ -276,6 +307,7 @@ async fn serve<D: Accept>(
             "tokens pass in the clear where a port has no TLS (--tls-cert, --admin-tls-cert)"
         );
     }
+    let shared_by_all = Arc::clone(&shared);
     let drain = Drain::new();
     let instance_id = format!("{:016x}", fastrand::u64(..));
     let context = Arc::new(ServiceContext {
@@ -303,6 +335,7 @@ async fn serve<D: Accept>(
         drain: drain.clone(),
         instance_id,
         started_at: clock.now(),
+        started: Instant::now(),
         data_addr,
         v0_environment: config.v0_environment.clone(),
     });
@@ -380,6 +413,7 @@ async fn serve<D: Accept>(
         plaintext: plaintext_addr,
         admin: admin_addr,
         metrics,
+        shared: shared_by_all,
         main,
         doorkeeper: Doorkeeper::new(context, tokio::runtime::Handle::current()),
         _background: background,

@@ -151,6 +151,8 @@ pub(crate) enum EndReason {
     IdentityGone,
     /// The stream's framing is broken: nothing after it can be read.
     BrokenStream(String),
+    /// The client's generation was fenced out.
+    Fenced(String),
     /// The session's server in this process is gone.
     ServerGone,
 }
@@ -169,6 +171,7 @@ impl EndReason {
             Self::NotAllowed(_) => "not_allowed",
             Self::IdentityGone => "identity_gone",
             Self::BrokenStream(_) => "broken_stream",
+            Self::Fenced(_) => "fenced",
             Self::ServerGone => "server_gone",
         }
     }
@@ -179,7 +182,8 @@ impl EndReason {
             Self::ClientGone(why)
             | Self::NoCommonRevision(why)
             | Self::NotAllowed(why)
-            | Self::BrokenStream(why) => Some(why.as_str()).filter(|why| !why.is_empty()),
+            | Self::BrokenStream(why)
+            | Self::Fenced(why) => Some(why.as_str()).filter(|why| !why.is_empty()),
             Self::ClientDone
             | Self::Draining
             | Self::Silent
@@ -208,6 +212,7 @@ impl EndReason {
                 "the token or certificate does not stand any more for what it stood for",
             ),
             Self::BrokenStream(why) => Status::invalid_argument(why.clone()),
+            Self::Fenced(why) => Status::permission_denied(why.clone()),
             Self::ServerGone => Status::unavailable("the server is gone"),
         }
     }

@@ -1,5 +1,7 @@
 //! Who is connected, and of which generation.
 
+mod rules;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,6 +12,8 @@ use tokio::time::Instant;
 
 use crate::metrics::ScrapeMetrics;
 use crate::session::{Session, SessionId};
+pub(crate) use rules::of;
+pub use rules::{InvalidRule, V0Generation};
 
 /// Generations that metrics tell apart; a peer could name any number.
 const GENERATIONS: usize = 16;

@@ -1,8 +1,8 @@
 //! The operators' messages as JSON: for commands and for the status page.
 
 use persist_pubsub_proto::admin_v1::{
-    FindingLevel, Session, Shard, StatusFinding, StatusGroup, StatusSample, StatusSession,
-    WatchStatusResponse,
+    Fence, FindingLevel, GenerationCensus, Session, Shard, StatusFinding, StatusGroup,
+    StatusSample, StatusSession, WatchStatusResponse,
 };
 use prost_types::{Duration, Timestamp};
 use serde_json::{Value, json};
@@ -67,10 +67,30 @@ pub(crate) fn sample(s: &StatusSample) -> Value {
     })
 }
 
+/// The census of generations, as `persist-pubsub generations` prints it.
+pub(crate) fn census(c: &GenerationCensus) -> Value {
+    json!({
+        "at": c.at.as_ref().map(time),
+        "server_running_for": c.server_running_for.as_ref().map(seconds),
+        "groups": c.groups.iter().map(group).collect::<Vec<_>>(),
+        "groups_left_out": c.groups_left_out,
+        "fences": c.fences.iter().map(fence).collect::<Vec<_>>(),
+    })
+}
+
+/// A fence, as `persist-pubsub fence` prints it.
+pub(crate) fn fence(f: &Fence) -> Value {
+    json!({
+        "environment": f.environment, "generation": f.generation, "epoch": f.epoch,
+        "unknown_v0": f.unknown_v0,
+    })
+}
+
 fn group(g: &StatusGroup) -> Value {
     json!({
         "environment": g.environment, "generation": g.generation,
-        "wire_version": g.wire_version, "role": g.role, "mode": g.mode,
+        "wire_version": g.wire_version, "client_version": g.client_version,
+        "role": g.role, "mode": g.mode,
         "sessions": g.sessions, "sessions_behind": g.sessions_behind,
         "subscriptions": g.subscriptions,
         "publishes_per_second": g.publishes_per_second,

@@ -31,6 +31,7 @@ mod clock;
 mod drain;
 mod environment;
 mod error;
+mod fence;
 mod frame;
 mod generation;
 mod happening;

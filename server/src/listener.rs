@@ -233,8 +233,8 @@ async fn handshake<Io: AsyncRead + AsyncWrite + Unpin>(
             return None;
         }
         () = common.drain.reached(DrainState::Closed) => return None,
-        accepted = timeout_at(until, tls.tls.acceptor().accept(io)) => match accepted {
-            Ok(Ok(io)) => return Some(io),
+        accepted = timeout_at(until, tls.tls.accept(io)) => match accepted {
+            Ok(Ok(io)) => return io,
             Ok(Err(error)) => error,
             Err(_) => {
                 common.metrics.handshake_timeouts.inc();

@@ -247,6 +247,34 @@ impl SessionMetrics {
     }
 }
 
+/// What fences do.
+#[derive(Clone, Debug)]
+pub(crate) struct FenceMetrics {
+    pub(crate) fences: IntGauge,
+    pub(crate) ended: IntCounter,
+    pub(crate) refused: IntCounter,
+}
+
+impl FenceMetrics {
+    pub(crate) fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let sessions = counters(
+            registry,
+            "persist_pubsub_fenced_sessions_total",
+            "Sessions below the fence of their environment: ended when it was set, or refused when they came.",
+            &["outcome"],
+        )?;
+        Ok(Self {
+            fences: gauge(
+                registry,
+                "persist_pubsub_fences",
+                "Environments that have a fence.",
+            )?,
+            ended: sessions.with_label_values(&["ended"]),
+            refused: sessions.with_label_values(&["refused"]),
+        })
+    }
+}
+
 /// What a listener does.
 #[derive(Clone, Debug)]
 pub(crate) struct ListenerMetrics {

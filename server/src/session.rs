@@ -5,7 +5,7 @@ mod lines;
 mod shared;
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::SystemTime;
@@ -17,14 +17,16 @@ use tokio::time::{Instant, sleep_until};
 use crate::access::Caller;
 use crate::environment::Environment;
 use crate::error::{EndReason, Refusal, RefusalCode};
+use crate::fence::Token;
 use crate::frame::{Publication, Response, Wire};
 use crate::mailbox::Mailbox;
 use crate::metrics::Timed;
 use crate::outbox::{Batch, Form, Frames, Outbox, Output, When};
 use crate::registry::Subscriber;
+use crate::service::v1;
 use crate::topic::{Reader, Start};
 
-pub(crate) use shared::{Address, Profile, SessionLimits, Shared, Traffic};
+pub(crate) use shared::{Address, Mode, Profile, SessionLimits, Shared, Traffic};
 
 /// Names a session in this run of the server. Never 0.
 pub(crate) type SessionId = u64;
@@ -42,6 +44,9 @@ pub(crate) struct Session {
     /// Who speaks, as far as the server let it in.
     pub(crate) caller: Caller,
     profile: OnceLock<Profile>,
+    /// Whether it may not publish: until it has said who it is, and then as it
+    /// asks for.
+    read_only: AtomicBool,
     shared: Arc<Shared>,
     mailbox: Arc<Mailbox>,
     outbox: Mutex<Outbox>,
@@ -77,6 +82,7 @@ impl Session {
             traffic: Traffic::default(),
             caller,
             profile: OnceLock::new(),
+            read_only: AtomicBool::new(true),
             mailbox: Arc::default(),
             outbox: Mutex::new(Outbox::new(Reader { wire, session: id }, form)),
             sent_at: Mutex::new(Instant::now()),
@@ -101,8 +107,28 @@ impl Session {
     }
 
     /// The client has said who it is: from now on it counts as connected.
-    pub(crate) fn introduce(self: &Arc<Self>, profile: Profile) {
+    /// False: its generation is fenced out, the stream ends, and nothing is
+    /// taken from it. `welcome` is told before anything else, if it is let in.
+    pub(crate) fn introduce(
+        self: &Arc<Self>,
+        profile: Profile,
+        mode: Mode,
+        welcome: Option<Response>,
+    ) -> bool {
+        let fences = &self.shared.fences;
+        let environment = Arc::clone(&profile.environment);
+        let barred = |generation| fences.bars(environment.name(), self.wire, generation);
+        // Before it counts: one that knocks costs neither a place nor a line.
+        if let Some(token) = barred(profile.generation) {
+            self.refuse(token, &profile);
+            return false;
+        }
+        if let Some(welcome) = welcome {
+            self.answer(welcome);
+        }
         self.log_connected(&profile);
+        self.set_mode(mode);
+        let generation = profile.generation;
         if self.profile.set(profile).is_ok() {
             // The stream may be gone already, and `close` be done: whichever
             // of the two comes to the lock last sees the other.
@@ -111,6 +137,63 @@ impl Session {
                 self.shared.census.enter(Arc::clone(self));
             }
         }
+        // A fence is set first and looks through the census then; this
+        // session enters the census first and looks at the fence then. One of
+        // the two sees the other.
+        match barred(generation) {
+            Some(token) => {
+                if self.fence(token) {
+                    fences.caught();
+                }
+                false
+            }
+            None => true,
+        }
+    }
+
+    /// Ends the stream of a client that is below the fence, as it comes.
+    fn refuse(&self, token: Token, profile: &Profile) {
+        self.fence(token);
+        self.shared.fences.refused(token, self, profile);
+    }
+
+    /// Ends the stream because its generation is below the fence, and says so.
+    /// From the return on nothing that it publishes is accepted: a publication
+    /// under way is done, or will find the session fenced. False: it was fenced
+    /// before.
+    pub(crate) fn fence(&self, token: Token) -> bool {
+        let told = match self.wire {
+            Wire::V0 => None,
+            Wire::V1 => Some(v1::fenced(token)),
+        };
+        let fenced = self
+            .outbox()
+            .fence(told, EndReason::Fenced(token.to_string()));
+        self.mailbox.wake();
+        self.ending.notify_one();
+        self.answered.notify_one();
+        fenced
+    }
+
+    /// Whether the client is being sent away: what it says is passed over.
+    pub(crate) fn is_fenced(&self) -> bool {
+        self.outbox().is_fenced()
+    }
+
+    /// Whether the client may publish.
+    pub(crate) fn mode(&self) -> Mode {
+        if self.read_only.load(Ordering::Relaxed) {
+            Mode::ReadOnly
+        } else {
+            Mode::ReadWrite
+        }
+    }
+
+    /// Lets the client publish, or lets it no more. To be called by its reader
+    /// alone: its messages are taken one after the other.
+    pub(crate) fn set_mode(&self, mode: Mode) {
+        self.read_only
+            .store(mode == Mode::ReadOnly, Ordering::Relaxed);
     }
 
     fn environment(&self) -> Result<&Arc<Environment>, Refusal> {
@@ -160,6 +243,9 @@ impl Session {
         // Held over the publication: the cursor passes the session's own diff
         // in the same step, so that no reading in between can miss it.
         let mut outbox = self.outbox();
+        if outbox.is_fenced() {
+            return Ok(());
+        }
         let slot = outbox.slot_of(shard);
         let own = slot.as_ref().map(|s| (&s.topic, s.index));
         let verdict = self

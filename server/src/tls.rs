@@ -6,21 +6,24 @@
 mod certificate;
 
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use prometheus::IntGauge;
-use tokio_rustls::TlsAcceptor;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::rustls::client::danger::HandshakeSignatureValid;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use tokio_rustls::rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use tokio_rustls::rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use tokio_rustls::rustls::server::{Acceptor, NoServerSessionStorage, WebPkiClientVerifier};
 use tokio_rustls::rustls::{
     self, CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
     SignatureScheme,
 };
+use tokio_rustls::server::TlsStream;
 
 use crate::config::InvalidConfig;
 use crate::reload::{Contents, File, Reload, read};
@@ -203,10 +206,26 @@ impl Tls {
         Ok((Arc::new(tls), contents))
     }
 
-    /// For one connection that begins now.
-    pub(crate) fn acceptor(&self) -> TlsAcceptor {
-        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        TlsAcceptor::from(Arc::clone(&current))
+    /// Speaks TLS on one connection that begins now. None: it was closed before
+    /// it had said anything whole, as by a probe of the port, which fails nobody.
+    pub(crate) async fn accept<Io>(&self, io: Io) -> io::Result<Option<TlsStream<Io>>>
+    where
+        Io: AsyncRead + AsyncWrite + Unpin,
+    {
+        let greeted = match LazyConfigAcceptor::new(Acceptor::default(), io).await {
+            Ok(greeted) => greeted,
+            Err(error) => {
+                return match error.kind() {
+                    io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => Ok(None),
+                    _ => Err(error),
+                };
+            }
+        };
+        let current = {
+            let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(&current)
+        };
+        greeted.into_stream(current).await.map(Some)
     }
 }
 

@@ -213,8 +213,9 @@ impl Cache {
                 shard.fetching = again;
             });
             if let Err(error) = fetched {
-                // The poll tries again.
-                tracing::warn!(shard = %id, %error, "cannot fetch");
+                // The poll tries again. At info: a process that ends cancels
+                // its fetches, and nothing is wrong then.
+                tracing::info!(shard = %id, %error, "cannot fetch");
             }
             if !again {
                 return;

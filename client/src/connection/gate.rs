@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::task::Waker;
 use std::time::Duration;
 
+use crate::config::Mode;
 use crate::outbox::Takes;
 use crate::shared::lock;
 
@@ -35,6 +36,17 @@ pub(crate) struct Terms {
     pub(crate) takes: Takes,
     /// Something is sent at least this often. `None`: no heartbeats.
     pub(crate) heartbeat: Option<Duration>,
+    /// Whether the session's mode can be changed on the way.
+    pub(crate) sets_mode: bool,
+}
+
+/// In which mode a session is, and is to be. One change at a time: while one
+/// is not answered nothing is published, so that no push meets the wrong mode.
+#[derive(Clone, Copy, Debug)]
+struct Talk {
+    wanted: Mode,
+    said: Mode,
+    waits: bool,
 }
 
 /// The phase, and the waker of the stream that the network polls.
@@ -44,6 +56,8 @@ pub(crate) struct Gate(Mutex<Inner>);
 struct Inner {
     phase: Phase,
     waker: Option<Waker>,
+    /// `None`: the mode of the greeting stays.
+    talk: Option<Talk>,
 }
 
 impl Default for Inner {
@@ -51,6 +65,7 @@ impl Default for Inner {
         Self {
             phase: Phase::Greeting,
             waker: None,
+            talk: None,
         }
     }
 }
@@ -75,11 +90,65 @@ impl Gate {
         }
     }
 
-    pub(crate) fn open(&self, terms: Terms) {
+    /// `mode` is what the greeting said.
+    pub(crate) fn open(&self, terms: Terms, mode: Mode) {
         let mut inner = lock(&self.0);
         inner.phase = Phase::Open(terms);
+        inner.talk = terms.sets_mode.then_some(Talk {
+            wanted: mode,
+            said: mode,
+            waits: false,
+        });
         drop(inner);
         self.ring();
+    }
+
+    /// Asks for a mode. Whether the session is in it already; `None`: this
+    /// session cannot change it.
+    pub(crate) fn want(&self, mode: Mode) -> Option<bool> {
+        let mut inner = lock(&self.0);
+        let talk = inner.talk.as_mut()?;
+        talk.wanted = mode;
+        let settled = talk.said == mode && !talk.waits;
+        drop(inner);
+        self.ring();
+        Some(settled)
+    }
+
+    /// The mode is of no importance any more: another session has taken this
+    /// one's place.
+    pub(crate) fn keep_mode(&self) {
+        lock(&self.0).talk = None;
+    }
+
+    /// Whether what was pushed may be said now.
+    pub(crate) fn publishes(&self) -> bool {
+        lock(&self.0).talk.is_none_or(|talk| !talk.waits)
+    }
+
+    /// The mode that is to be said now: once nothing is left to be published
+    /// in the one before.
+    pub(crate) fn next_mode(&self) -> Option<Mode> {
+        let mut inner = lock(&self.0);
+        let talk = inner.talk.as_mut()?;
+        if talk.waits || talk.wanted == talk.said {
+            return None;
+        }
+        (talk.said, talk.waits) = (talk.wanted, true);
+        Some(talk.said)
+    }
+
+    /// The server has answered. Returns the mode that the session has now, and
+    /// whether it is the wanted one; `None`: nothing was asked, or something
+    /// else.
+    pub(crate) fn answered(&self, mode: Mode) -> Option<bool> {
+        let mut inner = lock(&self.0);
+        let talk = inner.talk.as_mut()?;
+        if !talk.waits || talk.said != mode {
+            return None;
+        }
+        talk.waits = false;
+        Some(talk.wanted == mode)
     }
 
     /// Ends the session from this side. Before it is open: nothing to end.
@@ -90,5 +159,61 @@ impl Gate {
         }
         drop(inner);
         self.ring();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(sets_mode: bool) -> Gate {
+        let gate = Gate::default();
+        let takes = Takes {
+            diff_bytes: 1,
+            announcements: true,
+        };
+        let terms = Terms {
+            takes,
+            heartbeat: None,
+            sets_mode,
+        };
+        gate.open(terms, Mode::ReadOnly);
+        gate
+    }
+
+    #[test]
+    fn one_change_at_a_time_and_nothing_is_published_meanwhile() {
+        use Mode::{ReadOnly, ReadWrite};
+        let gate = open(true);
+        assert_eq!(gate.next_mode(), None);
+        assert_eq!(gate.want(ReadWrite), Some(false));
+        assert!(gate.publishes());
+        assert_eq!(gate.next_mode(), Some(ReadWrite));
+        assert!(!gate.publishes());
+        // Taken back, and again: the first has to be answered.
+        assert_eq!(gate.want(ReadOnly), Some(false));
+        assert_eq!(gate.next_mode(), None);
+        assert_eq!(gate.answered(ReadOnly), None, "that was not asked");
+        assert_eq!(gate.answered(ReadWrite), Some(false));
+        assert!(gate.publishes());
+        assert_eq!(gate.next_mode(), Some(ReadOnly));
+        assert_eq!(gate.answered(ReadOnly), Some(true));
+        assert_eq!(gate.answered(ReadOnly), None, "nothing was asked");
+    }
+
+    #[test]
+    fn a_change_that_is_taken_back_in_time_is_not_asked_for() {
+        let gate = open(true);
+        assert_eq!(gate.want(Mode::ReadWrite), Some(false));
+        assert_eq!(gate.want(Mode::ReadOnly), Some(true));
+        assert_eq!(gate.next_mode(), None);
+    }
+
+    #[test]
+    fn without_the_capability_the_mode_stays() {
+        let gate = open(false);
+        assert_eq!(gate.want(Mode::ReadWrite), None);
+        assert_eq!(gate.next_mode(), None);
+        assert!(gate.publishes());
     }
 }

@@ -34,8 +34,9 @@ pub(super) struct Link {
     pub(super) wire: Wire,
     pub(super) server: ServerInfo,
     pub(super) since: Instant,
-    /// What its server was told.
+    /// What its server was told, and has said to be so.
     pub(super) mode: Mode,
+    place: PlaceId,
     pub(super) gate: Arc<Gate>,
     shared: Arc<Shared>,
     incoming: Incoming,
@@ -112,6 +113,7 @@ impl Link {
             server: greeted.server,
             since: Instant::now(),
             mode,
+            place,
             gate: Arc::clone(&greeted.gate),
             shared: Arc::clone(shared),
             incoming: greeted.incoming,
@@ -128,7 +130,7 @@ impl Link {
         }
         let gate = Arc::clone(&greeted.gate);
         lock(&shared.interest).attach(id, link.wire, greeted.bounds, gate);
-        link.gate.open(greeted.terms);
+        link.gate.open(greeted.terms, mode);
         Ok(link)
     }
 
@@ -147,6 +149,19 @@ impl Link {
                 message
             }
             reason = watch(silence.as_mut()) => Err(reason),
+        }
+    }
+
+    /// It has another mode now. What was pushed since it was asked for goes out.
+    pub(super) fn set_mode(&mut self, mode: Mode) {
+        if std::mem::replace(&mut self.mode, mode) == mode {
+            return;
+        }
+        let (now, shared) = (Instant::now(), &self.shared);
+        let mut outbox = lock(&shared.outbox);
+        match mode {
+            Mode::ReadWrite => outbox.attach(self.id, self.place, Arc::clone(&self.gate), now),
+            Mode::ReadOnly => outbox.release(self.id, false, now, &shared.stats),
         }
     }
 

@@ -64,9 +64,12 @@ impl<M> Outgoing<M> {
             }
             return Some(frame);
         }
-        lock(&self.shared.outbox)
-            .pull(self.link, terms.takes, now, &self.shared.stats)
-            .map(Frame::Publish)
+        if !self.gate.publishes() {
+            return None;
+        }
+        let push = lock(&self.shared.outbox).pull(self.link, terms.takes, now, &self.shared.stats);
+        let mode = || self.gate.next_mode().map(Frame::SetMode);
+        push.map(Frame::Publish).or_else(mode)
     }
 
     /// Ready when nothing was said for the interval.
@@ -110,7 +113,9 @@ impl<M: Unpin> Stream for Outgoing<M> {
             let now = Instant::now();
             let frame = match this.frame(terms, finishing, now) {
                 Some(frame) => frame,
-                None if finishing => return Poll::Ready(None),
+                None if finishing && this.gate.publishes() => return Poll::Ready(None),
+                // What waits goes out when the server has said yes.
+                None if finishing => return Poll::Pending,
                 None => match this.poll_heartbeat(terms, cx) {
                     Poll::Ready(()) => Frame::Heartbeat,
                     Poll::Pending => return Poll::Pending,

@@ -8,6 +8,7 @@ use super::Connection;
 use super::refused;
 use super::step::Next;
 use super::wire::Inbound;
+use crate::config::Mode;
 use crate::event::Wire;
 use crate::merge::Outcome;
 use crate::shared::lock;
@@ -92,6 +93,7 @@ impl Connection {
                 }
             }
             Inbound::Fenced(fenced) => shared.fence(fenced),
+            Inbound::ModeSet(mode) => self.mode_set(current, mode),
             Inbound::Nothing => {}
             Inbound::Malformed(what) => {
                 stats.malformed.one();
@@ -99,6 +101,33 @@ impl Connection {
                     tracing::warn!(what, withheld, "the pubsub server sent what makes no sense");
                 }
             }
+        }
+    }
+
+    /// A session's server has answered a change of the mode, or refused it.
+    fn mode_set(&mut self, current: bool, mode: Option<Mode>) {
+        let link = match current {
+            true => self.current.as_mut(),
+            false => self.leaving.as_mut(),
+        };
+        let Some(link) = link else { return };
+        let settled = mode.and_then(|mode| {
+            let settled = link.gate.answered(mode)?;
+            link.set_mode(mode);
+            Some(settled)
+        });
+        // What may be said now, or the next change.
+        link.gate.ring();
+        match settled {
+            _ if !current => {}
+            Some(true) => self.unsettled = None,
+            Some(false) => self.unsettle(),
+            // It will not: a new session says the mode in its greeting.
+            None if self.unsettled.is_some() => {
+                self.unsettled = None;
+                self.dial();
+            }
+            None => {}
         }
     }
 

@@ -29,6 +29,8 @@ pub(super) enum Step {
     Retry,
     Overdue,
     Replaced,
+    /// The server has not said that the mode has changed.
+    Unsettled,
     /// Whether there is room for what is read.
     Reads(bool),
     FromLeaving(Result<Inbound, Reason>),
@@ -50,6 +52,7 @@ impl Connection {
             retry,
             finishing,
             replaced,
+            unsettled,
             reading,
             ..
         } = self;
@@ -71,6 +74,8 @@ impl Connection {
             () = maybe(retry.as_mut()) => Step::Retry,
             () = maybe(finishing.as_mut()) => Step::Overdue,
             () = maybe(replaced.as_mut()) => Step::Replaced,
+            // While nothing is read, no answer can come.
+            () = maybe(unsettled.as_mut()), if reading => Step::Unsettled,
             () = room, if !reading => Step::Reads(true),
             inbound = read(leaving.as_mut()), if reading => Step::FromLeaving(inbound),
             step = attend(current.as_mut(), reading, watching) => step,

@@ -29,6 +29,7 @@ pub(super) const TERMS: Terms = Terms {
         announcements: false,
     },
     heartbeat: None,
+    sets_mode: false,
 };
 pub(super) const BOUNDS: Bounds = Bounds {
     batch: 1,
@@ -88,7 +89,7 @@ pub(super) fn encode(frame: Frame, shared: &Shared) -> Option<v0::ProtoPubSubMes
             seqno: push.seqno,
             diff: push.diff?,
         }),
-        Frame::Heartbeat => return None,
+        Frame::Heartbeat | Frame::SetMode(_) => return None,
     };
     let now = shared.unix_time();
     Some(v0::ProtoPubSubMessage {

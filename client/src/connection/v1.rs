@@ -24,6 +24,9 @@ use crate::tls::AUTHORIZATION;
 const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
 /// Shards in one request when the server does not say.
 const BATCH: usize = 1_000;
+/// The request id of every change of the mode: one at a time, and subscriptions
+/// count from 1 on.
+const MODE_REQUEST: u64 = u64::MAX;
 /// What a `Publish` may be larger than its diff, in bytes: fields and lengths.
 const ENVELOPE_BYTES: u64 = 64;
 /// No server gets heartbeats more often than this, whatever it asks for.
@@ -82,11 +85,14 @@ pub(super) fn welcomed(message: Option<v1::SessionResponse>) -> Option<Result<We
     }
 }
 
-pub(super) fn hello(config: &Config, mode: Mode) -> v1::SessionRequest {
-    let mode = match mode {
+fn session_mode(mode: Mode) -> v1::SessionMode {
+    match mode {
         Mode::ReadOnly => v1::SessionMode::ReadOnly,
         Mode::ReadWrite => v1::SessionMode::ReadWrite,
-    };
+    }
+}
+
+pub(super) fn hello(config: &Config, mode: Mode) -> v1::SessionRequest {
     request(session_request::Message::Hello(v1::Hello {
         client_name: config.client_name.clone(),
         client_version: config.client_version.clone(),
@@ -94,10 +100,10 @@ pub(super) fn hello(config: &Config, mode: Mode) -> v1::SessionRequest {
         environment_id: config.environment_id.clone(),
         deploy_generation: config.deploy_generation,
         role: config.role.clone(),
-        mode: i32::from(mode),
+        mode: session_mode(mode).into(),
         min_revision: v1::MIN_REVISION,
         max_revision: v1::MAX_REVISION,
-        capabilities: Vec::new(),
+        capabilities: vec![v1::CAPABILITY_SET_MODE.to_owned()],
     }))
 }
 
@@ -136,6 +142,10 @@ pub(crate) fn settle(welcome: &v1::Welcome) -> Result<Welcome, Refusal> {
                 announcements: true,
             },
             heartbeat,
+            sets_mode: welcome
+                .capabilities
+                .iter()
+                .any(|name| name == v1::CAPABILITY_SET_MODE),
         },
         bounds: Bounds {
             batch: stated(limits.max_shards_per_request, BATCH),
@@ -169,6 +179,10 @@ pub(super) fn encode(frame: Frame, _: &Shared) -> Option<v1::SessionRequest> {
             seqno: push.seqno,
             committed_unix_nanos: push.committed,
             diff: push.diff,
+        }),
+        Frame::SetMode(mode) => session_request::Message::SetMode(v1::SetMode {
+            request_id: MODE_REQUEST,
+            mode: session_mode(mode).into(),
         }),
         Frame::Heartbeat => session_request::Message::Heartbeat(v1::Heartbeat {}),
     }))
@@ -213,6 +227,11 @@ pub(crate) fn decode(response: v1::SessionResponse) -> Inbound {
                 heads,
             }
         }
+        Some(session_response::Message::Rejected(rejected))
+            if rejected.request_id == MODE_REQUEST =>
+        {
+            Inbound::ModeSet(None)
+        }
         Some(session_response::Message::Rejected(rejected)) => Inbound::Rejected {
             code: rejected.code().as_str_name().to_owned(),
             reason: text(&rejected.reason),
@@ -224,6 +243,11 @@ pub(crate) fn decode(response: v1::SessionResponse) -> Inbound {
             reason: text(&draining.reason),
         },
         Some(session_response::Message::Fenced(fenced)) => Inbound::Fenced(told_fenced(&fenced)),
+        Some(session_response::Message::ModeSet(set)) => Inbound::ModeSet(match set.mode() {
+            v1::SessionMode::ReadOnly => Some(Mode::ReadOnly),
+            v1::SessionMode::ReadWrite => Some(Mode::ReadWrite),
+            v1::SessionMode::Unspecified => None,
+        }),
         Some(session_response::Message::Welcome(_)) => Inbound::Malformed("a second welcome"),
         Some(
             session_response::Message::Unsubscribed(_) | session_response::Message::Heartbeat(_),

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use persist_pubsub_proto::ShardId;
 
 use super::refused::Refused;
-use crate::config::cut;
+use crate::config::{Mode, cut};
 use crate::event::Reason;
 use crate::outbox::Push;
 
@@ -25,6 +25,8 @@ pub(crate) enum Frame {
         shards: Vec<ShardId>,
     },
     Publish(Push),
+    /// The mode of what is published from here on. One at a time.
+    SetMode(Mode),
     Heartbeat,
 }
 
@@ -51,6 +53,8 @@ pub(crate) enum Inbound {
         reason: String,
     },
     Fenced(Fenced),
+    /// The mode that was asked for, or why not.
+    ModeSet(Option<Mode>),
     /// A sign of life, or a kind that this version does not know.
     Nothing,
     /// It makes no sense, and says why.

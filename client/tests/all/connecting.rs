@@ -62,7 +62,7 @@ async fn says_who_it_is_and_hears_who_answers() {
             mode: v1::SessionMode::ReadOnly.into(),
             min_revision: 1,
             max_revision: 1,
-            capabilities: vec![],
+            capabilities: vec!["set_mode".into()],
         }
     );
     // Nothing else is said before the welcome.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use persist_pubsub_client::WirePreference;
 use persist_pubsub_proto::ShardId;
-use persist_pubsub_server::config::Config;
+use persist_pubsub_server::config::{Config, V0Generation};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -41,9 +41,15 @@ pub(super) async fn run(seed: u64, keep_lines: bool) -> Outcome {
     let net = Net::new(rng.fork());
     // One home, or two, which whoever publishes has both of.
     let homes = if rng.u8(0..3) == 0 { 2 } else { 1 };
+    // The other seeds are as they would be without.
+    let upgrade = seed % 8 == 7;
     let mut fleets = Vec::new();
     for home in 0..homes {
-        let mut fleet = Fleet::new(&net, &world, server_config(&mut rng), home);
+        let mut config = server_config(&mut rng);
+        if upgrade {
+            config.v0_generation = v0_generations();
+        }
+        let mut fleet = Fleet::new(&net, &world, config, home);
         fleet.start().await;
         fleets.push(fleet);
     }
@@ -58,6 +64,7 @@ pub(super) async fn run(seed: u64, keep_lines: bool) -> Outcome {
         cast: Vec::new(),
         started: 0,
         healings: Vec::new(),
+        upgrade,
     };
     for at in 0..processes {
         stage.cast.push(None);
@@ -102,6 +109,20 @@ fn server_config(rng: &mut Rng) -> Config {
     config
 }
 
+/// The newer of two generations.
+const NEW: u64 = 2;
+
+/// The generation of the processes in a place.
+fn generation(at: usize) -> u64 {
+    if at.is_multiple_of(2) { NEW - 1 } else { NEW }
+}
+
+/// The same, for who cannot say so: by the caller ids `p0.1`, `p1.2`.
+fn v0_generations() -> Vec<V0Generation> {
+    let rules = (0..10).map(|at| format!("p{at}.*={}", generation(at)));
+    rules.filter_map(|rule| rule.parse().ok()).collect()
+}
+
 /// All that plays.
 struct Stage {
     rng: Rng,
@@ -114,6 +135,8 @@ struct Stage {
     started: u32,
     /// When a partition ends.
     healings: Vec<(Instant, Host, Host)>,
+    /// Processes are of two generations, and the older one is fenced out.
+    upgrade: bool,
 }
 
 struct Actor {
@@ -138,10 +161,13 @@ impl Stage {
         };
         let small = rng.u8(0..4) == 0;
         let homes = self.fleets.len();
-        // Who does not publish is where it likes; somebody does.
-        let reads_only = homes > 1 && at > 0 && rng.u8(0..3) == 0;
+        // Somebody publishes, whatever the others like: of each generation, for
+        // the older one may be fenced out.
+        let may_publish = homes == 1 || at == 0 || rng.u8(0..3) != 0;
+        let reads_only = !may_publish && at > usize::from(self.upgrade);
         let habits = Habits {
             wire,
+            generation: if self.upgrade { generation(at) } else { 0 },
             homes,
             reads_only,
             pause: Duration::from_millis(rng.u64(10..400)),
@@ -191,7 +217,16 @@ impl Stage {
 
     async fn trouble(&mut self) {
         let end = Instant::now() + TROUBLE;
+        // At one of the moments between two troubles.
+        let mut until_fence = self.upgrade.then(|| self.rng.u8(0..12));
         while Instant::now() < end {
+            until_fence = match until_fence {
+                Some(0) => {
+                    self.fence();
+                    None
+                }
+                other => other.map(|n| n - 1),
+            };
             let pause = Duration::from_millis(self.rng.u64(20..1_200));
             self.wait(pause).await;
             self.world.count(|c| c.faults += 1);
@@ -201,6 +236,13 @@ impl Stage {
                     fleet.check_bounds().await;
                 }
             }
+        }
+    }
+
+    /// Each server has a fence of its own: it is set at each.
+    fn fence(&mut self) {
+        for fleet in &mut self.fleets {
+            fleet.fence(NEW);
         }
     }
 
@@ -315,6 +357,10 @@ impl Stage {
         self.healings.clear();
         self.net.heal();
         self.world.saw(format_args!("peace"));
+        if self.upgrade {
+            // If it has not been yet.
+            self.fence();
+        }
         for at in 0..self.cast.len() {
             self.order(at, Order::Quiet).await;
         }
@@ -322,7 +368,7 @@ impl Stage {
         for fleet in &self.fleets {
             fleet.check_bounds().await;
         }
-        let cast = self.gather().await;
+        let cast = self.survivors().await;
         // v0 cannot announce what was lost with a connection, nor be told of
         // what left the log.
         let mut heads = BTreeMap::new();
@@ -346,7 +392,7 @@ impl Stage {
             .iter()
             .map(|&shard| (shard, self.world.head(shard)))
             .collect();
-        let cast = self.gather().await;
+        let cast = self.survivors().await;
         for (process, _) in &cast {
             process.check_knows(&heads, "after the last publishes");
         }
@@ -376,6 +422,18 @@ impl Stage {
             // One that has ended has said why.
             let _ = actor.orders.send(order).await;
         }
+    }
+
+    /// Everybody stops where they are, and those that are fenced out for ever.
+    async fn survivors(&mut self) -> Vec<(Process, usize)> {
+        let cast = self.gather().await;
+        let fenced = |process: &Process| self.upgrade && process.generation() < NEW;
+        let (fenced, survivors): (Vec<_>, Vec<_>) =
+            cast.into_iter().partition(|(process, _)| fenced(process));
+        for (process, _) in fenced {
+            process.check_fenced();
+        }
+        survivors
     }
 
     /// Everybody stops where they are.

@@ -34,6 +34,8 @@ pub(super) struct Fleet {
     /// Told to go.
     leaving: Vec<(Host, JoinHandle<()>)>,
     next: usize,
+    /// Of their one environment. The servers have no state file: this is it.
+    fence: Option<u64>,
 }
 
 struct Serving {
@@ -53,6 +55,7 @@ impl Fleet {
             serving: None,
             leaving: Vec::new(),
             next: 0,
+            fence: None,
         }
     }
 
@@ -84,6 +87,7 @@ impl Fleet {
         match app::start_on(self.config.clone(), data, admin, clock, shutdown).await {
             Ok(server) => {
                 self.world.saw(format_args!("server {host} serves"));
+                raise(&self.world, &server, self.fence);
                 self.net.point(name, &[host]);
                 self.serving = Some(Serving { host, server, stop });
             }
@@ -100,6 +104,17 @@ impl Fleet {
                 .saw(format_args!("server {} is killed", serving.host));
             self.net.kill(serving.host);
             drop(serving.server);
+        }
+    }
+
+    /// Raises the fence, of the server that there is and of those to come.
+    pub(super) fn fence(&mut self, generation: u64) {
+        self.world.saw(format_args!(
+            "generations below {generation} are fenced out"
+        ));
+        self.fence = Some(generation);
+        if let Some(serving) = &self.serving {
+            raise(&self.world, &serving.server, self.fence);
         }
     }
 
@@ -197,5 +212,13 @@ impl Fleet {
                 ),
             }
         }
+    }
+}
+
+fn raise(world: &World, server: &Server, fence: Option<u64>) {
+    if let Some(generation) = fence
+        && let Err(error) = server.fence("default", generation)
+    {
+        world.violated("fence", format_args!("it cannot be raised: {error}"));
     }
 }

@@ -48,6 +48,8 @@ const REFILL: Duration = Duration::from_millis(5);
 #[derive(Clone, Debug)]
 pub(super) struct Habits {
     pub(super) wire: WirePreference,
+    /// 0: it names none.
+    pub(super) generation: u64,
     /// How many homes there are.
     pub(super) homes: usize,
     /// Publishes nothing.
@@ -78,6 +80,8 @@ pub(super) struct Process {
     at: Vec<usize>,
     /// Whether the session speaks v1.
     v1: bool,
+    /// It was told that it is fenced out.
+    fenced: bool,
 }
 
 impl Process {
@@ -113,6 +117,7 @@ impl Process {
             heard_at: Instant::now(),
             at,
             v1: false,
+            fenced: false,
             habits,
         };
         for &shard in shards {
@@ -271,6 +276,7 @@ impl Process {
                         self.hear(event);
                         continue;
                     }
+                    Poll::Ready(None) if self.fenced => return self,
                     Poll::Ready(None) => {
                         let what = format_args!("{}: the events ended", self.name);
                         self.world.violated("advisory", what);
@@ -321,6 +327,13 @@ impl Process {
                 Event::Connected { wire, .. } => {
                     self.v1 = wire == Wire::V1;
                     self.world.count(|c| c.sessions += 1);
+                }
+                Event::Fenced { generation, .. } => {
+                    self.fenced = true;
+                    if generation <= self.habits.generation {
+                        let what = format_args!("{}: fenced by {generation}", self.name);
+                        self.world.violated("fence", what);
+                    }
                 }
                 Event::Disconnected { .. } => self.own.values_mut().for_each(Own::begin_anew),
                 _ => {}
@@ -394,6 +407,25 @@ impl Process {
         }
     }
 
+    pub(super) fn generation(&self) -> u64 {
+        self.habits.generation
+    }
+
+    /// One of a generation that is fenced out was told so, if it can be, and
+    /// is not served. (A v0 stream of one that comes back begins before it ends:
+    /// that nothing is subscribed on it is seen at the server.)
+    pub(super) fn check_fenced(&self) {
+        if self.at.is_empty() {
+            // Switched off: there is nobody to tell it.
+            return;
+        }
+        let connected = !self.is_v0() && self.client.stats().connected;
+        if connected || self.fenced == self.is_v0() {
+            let what = format_args!("{}: connected {connected}, told {}", self.name, self.fenced);
+            self.world.violated("fence", what);
+        }
+    }
+
     pub(super) fn subscriptions(&self) -> usize {
         self.readers.len()
     }
@@ -422,6 +454,7 @@ fn config(name: &str, habits: &Habits, rng: &mut Rng) -> Config {
         .unwrap_or_else(|error| unreachable!("{error}"));
     config
         .client_name(name)
+        .deploy_generation(habits.generation)
         .wire(habits.wire)
         .connect_timeout(millis(1_000))
         .handshake_timeout(millis(1_000))

@@ -170,6 +170,35 @@ async fn a_peer_that_stalls_in_tls_is_bounded_like_others() -> Verdict {
     Ok(())
 }
 
+/// A kubelet's TCP probe comes every two seconds: counted and logged, it would
+/// hide who really cannot connect.
+#[tokio::test]
+async fn a_probe_of_the_port_is_no_failure() -> Verdict {
+    let ours = Authority::new("ours")?;
+    let port = ours.issue(&["localhost"])?;
+    let server = server(&refs(&tls_flags("", &port))).await?;
+    let operator = Operator::connect(&server).await?;
+    let address = server.addresses().listen;
+    // Nothing, the beginning of a ClientHello, and what is no TLS.
+    for said in [&b""[..], &[22, 3, 1, 2, 0, 1, 0], b"GET / HTTP/1.1\r\n\r\n"] {
+        let mut tcp = TcpStream::connect(address).await?;
+        tcp.write_all(said).await?;
+        // Of the last, the server may have closed it already.
+        let _ = tcp.shutdown().await;
+        let mut rest = Vec::new();
+        let ended = tcp.read_to_end(&mut rest);
+        let _ = within("the connection to be closed", ended).await?;
+    }
+    let logged = || server.log().matches("connection failed in TLS").count();
+    until("the last of them to be logged", async || {
+        (logged() >= 1).then_some(())
+    })
+    .await?;
+    assert_eq!(logged(), 1, "{}", server.log());
+    assert_eq!(failed_in_tls(&operator, "data").await, Some(1.0));
+    Ok(())
+}
+
 #[tokio::test]
 async fn grpcurl_and_the_command_line_speak_tls_to_both_ports() -> Verdict {
     let ours = Authority::new("ours")?;
@@ -202,6 +231,18 @@ async fn grpcurl_and_the_command_line_speak_tls_to_both_ports() -> Verdict {
     shards.extend(shown.iter().map(String::as_str));
     let listed = run(&shards).await?;
     assert!(listed.output.contains(&shard), "{listed:?}");
+    // What containers and charts ask.
+    let operators = format!("--server=https://{}", addresses.admin_listen);
+    for (command, port) in [
+        ("check", &data),
+        ("healthcheck", &data),
+        ("healthcheck", &operators),
+    ] {
+        let mut asked = vec![command, "--timeout=1m", port];
+        asked.extend(shown.iter().map(String::as_str));
+        let said = run(&asked).await?;
+        assert_eq!(said.code, Some(0), "{command} {port}: {said:?}");
+    }
     // Without the authority nothing is sent, and the flag is named.
     let blind = run(&["shards", &admin]).await?;
     assert_eq!(blind.code, Some(2));

@@ -4,6 +4,7 @@
 
 mod advisory;
 mod convergence;
+mod fence;
 mod isolation;
 mod join;
 mod no_echo;

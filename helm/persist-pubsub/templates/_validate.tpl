@@ -21,6 +21,9 @@
 {{- fail (printf "resources.limits.memory is %s; with settings.log-bytes-total %s at least %dMi is needed, or the server is killed when its logs are full" $limit $log $needs) -}}
 {{- end -}}
 {{- end -}}
+{{- if and $v.stateFile.existingClaim (not $v.stateFile.enabled) -}}
+{{- fail "stateFile.existingClaim needs stateFile.enabled" -}}
+{{- end -}}
 {{- $tls := $v.tls -}}
 {{- if $tls.enabled -}}
 {{- if and $tls.existingSecret $tls.certManager.enabled -}}

@@ -338,6 +338,28 @@ fn fenced() {
 }
 
 #[test]
+fn set_mode() {
+    pin_request(
+        Request::SetMode(v1::SetMode {
+            request_id: 300,
+            mode: v1::SessionMode::ReadWrite.into(),
+        }),
+        "32 05 08 ac 02 10 02",
+    );
+}
+
+#[test]
+fn mode_set() {
+    pin_response(
+        Response::ModeSet(v1::ModeSet {
+            request_id: 300,
+            mode: v1::SessionMode::ReadWrite.into(),
+        }),
+        "52 05 08 ac 02 10 02",
+    );
+}
+
+#[test]
 fn numbers_of_enums() {
     use v1::RejectionCode as Code;
     use v1::SessionMode as Mode;

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use persist_pubsub_proto::ShardId;
 use persist_pubsub_proto::admin_v1::admin_service_server::AdminService;
 use persist_pubsub_proto::admin_v1::{
-    self as pb, DrainRequest, DrainResponse, GetServerInfoRequest, GetServerInfoResponse,
+    self as pb, DrainRequest, DrainResponse, GetFenceRequest, GetFenceResponse,
+    GetServerInfoRequest, GetServerInfoResponse, ListGenerationsRequest, ListGenerationsResponse,
     ListSessionsRequest, ListSessionsResponse, ListShardsRequest, ListShardsResponse,
+    SetFenceRequest, SetFenceResponse, WatchGenerationsRequest, WatchGenerationsResponse,
     WatchShardsRequest, WatchShardsResponse, WatchStatusRequest, WatchStatusResponse,
 };
 use std::sync::atomic::Ordering::Relaxed;
@@ -17,6 +19,7 @@ use tonic::{Request, Response, Status};
 
 use super::Admin;
 use crate::clock;
+use crate::fence::{FenceError, Order, Token};
 use crate::session::Session;
 use crate::topic::Topic;
 
@@ -191,6 +194,110 @@ impl AdminService for Admin {
             });
         Ok(Response::new(Box::pin(messages)))
     }
+
+    async fn list_generations(
+        &self,
+        request: Request<ListGenerationsRequest>,
+    ) -> Result<Response<ListGenerationsResponse>, Status> {
+        let environment = request.into_inner().environment;
+        let mut watcher = self.board.watch();
+        // What was done between two looks are the rates.
+        let leaving = || Status::unavailable("the server is going");
+        watcher.next().await.ok_or_else(leaving)?;
+        let (status, _) = watcher.next().await.ok_or_else(leaving)?;
+        Ok(Response::new(ListGenerationsResponse {
+            census: Some(status.generations(&environment)),
+        }))
+    }
+
+    type WatchGenerationsStream =
+        Pin<Box<dyn Stream<Item = Result<WatchGenerationsResponse, Status>> + Send>>;
+
+    async fn watch_generations(
+        &self,
+        request: Request<WatchGenerationsRequest>,
+    ) -> Result<Response<Self::WatchGenerationsStream>, Status> {
+        let environment = request.into_inner().environment;
+        let watcher = self.board.watch();
+        let messages = super::watch::status(watcher, self.facts.drain.clone(), move |status, _| {
+            Ok(WatchGenerationsResponse {
+                census: Some(status.generations(&environment)),
+            })
+        });
+        Ok(Response::new(Box::pin(messages)))
+    }
+
+    async fn get_fence(
+        &self,
+        request: Request<GetFenceRequest>,
+    ) -> Result<Response<GetFenceResponse>, Status> {
+        let environment = self.environment(request.into_inner().environment);
+        let token = self.facts.shared.fences.get(&environment);
+        Ok(Response::new(GetFenceResponse {
+            fence: token.map(|token| show_fence(environment, token)),
+        }))
+    }
+
+    async fn set_fence(
+        &self,
+        request: Request<SetFenceRequest>,
+    ) -> Result<Response<SetFenceResponse>, Status> {
+        let request = request.into_inner();
+        let environment = self.environment(request.environment);
+        let order = Order {
+            generation: request.generation,
+            unknown_v0: request.unknown_v0,
+            force_was: request.force_was,
+        };
+        let shared = Arc::clone(&self.facts.shared);
+        let fenced = environment.clone();
+        let set = move || shared.fences.set(&fenced, order, &shared.census);
+        let survives_restart = self.facts.shared.fences.survive();
+        let raised = if survives_restart {
+            // It writes a file. A caller that goes meanwhile does not cut it off.
+            let set = tokio::task::spawn_blocking(set).await;
+            set.map_err(|e| Status::internal(e.to_string()))?
+        } else {
+            set()
+        }
+        .map_err(|e| {
+            let why = e.to_string();
+            match e {
+                FenceError::Name | FenceError::NoGeneration => Status::invalid_argument(why),
+                FenceError::Lower { .. } | FenceError::NotThere { .. } => {
+                    Status::failed_precondition(why)
+                }
+                FenceError::TooMany => Status::resource_exhausted(why),
+                FenceError::NotWritten { .. } => Status::internal(why),
+            }
+        })?;
+        Ok(Response::new(SetFenceResponse {
+            fence: Some(show_fence(environment, raised.token)),
+            changed: raised.changed,
+            sessions_ended: raised.sessions as u64,
+            survives_restart,
+        }))
+    }
+}
+
+impl Admin {
+    /// The environment that a request means.
+    fn environment(&self, named: String) -> String {
+        if named.is_empty() {
+            self.facts.v0_environment.clone()
+        } else {
+            named
+        }
+    }
+}
+
+pub(super) fn show_fence(environment: String, token: Token) -> pb::Fence {
+    pb::Fence {
+        environment,
+        generation: token.generation,
+        epoch: token.epoch,
+        unknown_v0: token.unknown_v0,
+    }
 }
 
 /// Where a shard stands in a list.
@@ -210,7 +317,7 @@ pub(crate) fn show_session(session: &Session, now: Instant) -> Option<pb::Sessio
         environment: profile.environment.name().to_owned(),
         generation: profile.generation,
         role: profile.role.clone(),
-        mode: mode(profile.read_only).to_owned(),
+        mode: session.mode().as_str().to_owned(),
         client_version: profile.client_version.clone(),
         address: session.address.to_string(),
         connected_since: Some(clock::timestamp(session.connected_at)),
@@ -224,11 +331,6 @@ pub(crate) fn show_session(session: &Session, now: Instant) -> Option<pb::Sessio
         diffs_missed: traffic.missed.load(Relaxed),
         identity: session.caller.name().unwrap_or_default().to_owned(),
     })
-}
-
-/// Whether a session may publish, as operators see it.
-pub(crate) fn mode(read_only: bool) -> &'static str {
-    if read_only { "read-only" } else { "read-write" }
 }
 
 pub(crate) fn show_shard(topic: &Topic, now: Instant) -> pb::Shard {

@@ -24,10 +24,13 @@ const OPEN: [&str; 3] = ["/livez", "/readyz", "/metrics"];
 const HEALTH: &str = "/grpc.health.v1.Health/";
 const SERVICE: &str = "/persist.pubsub.admin.v1.AdminService/";
 /// What changes nothing. Whatever is not named needs the right to do anything.
-const READING: [&str; 5] = [
+const READING: [&str; 8] = [
+    "GetFence",
     "GetServerInfo",
+    "ListGenerations",
     "ListSessions",
     "ListShards",
+    "WatchGenerations",
     "WatchShards",
     "WatchStatus",
 ];
@@ -151,7 +154,14 @@ mod tests {
                 "/persist.pubsub.admin.v1.AdminService/ListShards",
                 Needs::Read,
             ),
-            ("/persist.pubsub.admin.v1.AdminService/Fence", Needs::Admin),
+            (
+                "/persist.pubsub.admin.v1.AdminService/GetFence",
+                Needs::Read,
+            ),
+            (
+                "/persist.pubsub.admin.v1.AdminService/SetFence",
+                Needs::Admin,
+            ),
             ("/grpc.reflection.v1.ServerReflection/X", Needs::Read),
         ] {
             assert_eq!(needs(&Method::GET, path), expected, "{path}");

@@ -10,9 +10,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use persist_pubsub_proto::admin_v1::GetServerInfoResponse;
 use persist_pubsub_proto::admin_v1::admin_service_server::AdminServiceServer;
+use persist_pubsub_proto::admin_v1::{self as pb, GetServerInfoResponse};
 use persist_pubsub_proto::v1;
+use tokio::time::Instant;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
@@ -22,7 +23,8 @@ use crate::drain::Drain;
 use crate::metrics::ScrapeMetrics;
 use crate::session::Shared;
 use crate::status::Board;
-pub(crate) use calls::{mode, show_session, show_shard};
+use calls::show_fence;
+pub(crate) use calls::{show_session, show_shard};
 
 /// What is to be told of the server.
 #[derive(Clone, Debug)]
@@ -31,6 +33,7 @@ pub(crate) struct Facts {
     pub(crate) drain: Drain,
     pub(crate) instance_id: String,
     pub(crate) started_at: SystemTime,
+    pub(crate) started: Instant,
     pub(crate) data_addr: SocketAddr,
     pub(crate) v0_environment: String,
 }
@@ -55,6 +58,17 @@ impl Facts {
             log_bytes: registry.log_bytes() as u64,
             log_bytes_limit: registry.log_bytes_limit() as u64,
         }
+    }
+}
+
+impl Facts {
+    /// All fences, by environment.
+    pub(crate) fn fences(&self) -> Vec<pb::Fence> {
+        let fences = self.shared.fences.all();
+        fences
+            .into_iter()
+            .map(|(environment, token)| show_fence(environment, token))
+            .collect()
     }
 }
 

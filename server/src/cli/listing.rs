@@ -145,7 +145,7 @@ async fn pages<Row>(
     }
 }
 
-fn since(at: Option<prost_types::Timestamp>) -> String {
+pub(super) fn since(at: Option<prost_types::Timestamp>) -> String {
     let since = at
         .and_then(|at| SystemTime::try_from(at).ok())
         .and_then(|at| at.elapsed().ok())
@@ -153,8 +153,12 @@ fn since(at: Option<prost_types::Timestamp>) -> String {
     humantime::format_duration(Duration::from_secs(since.as_secs())).to_string()
 }
 
-fn optional(n: Option<u64>) -> String {
+pub(super) fn optional(n: Option<u64>) -> String {
     n.map_or_else(|| "-".to_owned(), |n| n.to_string())
+}
+
+pub(super) fn dash(text: &str) -> String {
+    if text.is_empty() { "-" } else { text }.to_owned()
 }
 
 fn bytes(n: u64) -> String {
@@ -169,7 +173,6 @@ fn session_row(s: &Session) -> Vec<String> {
             || "-".to_owned(),
             |d| format!("{} shards, {} ms", s.shards_behind, d.as_millis()),
         );
-    let dash = |text: &str| if text.is_empty() { "-" } else { text }.to_owned();
     vec![
         s.session_id.to_string(),
         s.wire_version.clone(),
@@ -206,7 +209,7 @@ fn shard_row(s: &Shard) -> Vec<String> {
     ]
 }
 
-fn print_lines(rows: impl Iterator<Item = Value>) -> Result<(), Failure> {
+pub(super) fn print_lines(rows: impl Iterator<Item = Value>) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     for row in rows {
         if writeln!(out, "{row}").is_err() {
@@ -218,7 +221,7 @@ fn print_lines(rows: impl Iterator<Item = Value>) -> Result<(), Failure> {
 }
 
 /// Columns as wide as their widest cell.
-fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Result<(), Failure> {
+pub(super) fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Result<(), Failure> {
     let head: Vec<String> = head.iter().map(|&cell| cell.to_owned()).collect();
     let rows: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
     let mut widths: Vec<usize> = Vec::new();

@@ -2,6 +2,8 @@
 
 mod bench;
 mod check;
+mod fence;
+mod generations;
 mod healthcheck;
 mod listing;
 mod push;
@@ -51,6 +53,10 @@ enum Command {
     Sessions(listing::SessionsArgs),
     /// List the shards that have subscribers or recent diffs
     Shards(listing::ShardsArgs),
+    /// Show or watch who is connected of which generation, or wait until one is gone
+    Generations(generations::GenerationsArgs),
+    /// Show or raise the fence below which generations are ended and refused
+    Fence(fence::FenceArgs),
     /// Watch rates, generations, slow sessions and hot shards
     Top(top::TopArgs),
     /// Publish a diff and hear it, on a shard that nobody else has
@@ -103,7 +109,8 @@ pub(crate) struct LogArgs {
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Parses the command line, runs the command, and returns the exit code: 0,
-/// 1 if the command failed, 2 if the command line is wrong.
+/// 1 if the command failed, 2 if the command line is wrong, 3 if what was
+/// waited for did not come in time.
 #[must_use]
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
@@ -127,6 +134,8 @@ pub fn run() -> ExitCode {
             Some(Command::Bench(args)) => bench::run(*args).await,
             Some(Command::Sessions(args)) => listing::sessions(args).await,
             Some(Command::Shards(args)) => listing::shards(args).await,
+            Some(Command::Generations(args)) => generations::run(args).await,
+            Some(Command::Fence(args)) => fence::run(args).await,
             Some(Command::Check(args)) => check::run(args).await,
             Some(Command::Healthcheck(args)) => healthcheck::run(args).await,
             Some(Command::Top(args)) => top::run(args).await,
@@ -138,9 +147,12 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("error: {e}");
-            match e.downcast_ref::<crate::config::InvalidConfig>() {
-                Some(_) => ExitCode::from(2),
-                None => ExitCode::FAILURE,
+            if e.is::<crate::config::InvalidConfig>() {
+                ExitCode::from(2)
+            } else if e.is::<generations::NotGone>() {
+                ExitCode::from(3)
+            } else {
+                ExitCode::FAILURE
             }
         }
     }

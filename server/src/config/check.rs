@@ -90,6 +90,9 @@ impl Config {
             1 << 50,
         )?;
         bytes("--max-header-bytes", self.max_header_bytes, kib, 1 << 20)?;
+        // Each is tried for each v0 session that comes.
+        let rules = self.v0_generation.len();
+        range("--v0-generation (rules)", rules as u64, 0, 100)?;
         if self.v0_environment.is_empty() || self.v0_environment.len() > 256 {
             return Err(InvalidConfig {
                 flag: "--v0-environment",

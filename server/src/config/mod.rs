@@ -11,6 +11,7 @@ use persist_pubsub_proto::v0;
 
 use crate::frame::PREFIX;
 use crate::generation::Census;
+pub use crate::generation::{InvalidRule, V0Generation};
 use crate::listener::ConnectionLimits;
 use crate::registry::RegistryLimits;
 use crate::service::ServiceLimits;
@@ -62,6 +63,17 @@ pub struct Config {
         default_value = "default"
     )]
     pub v0_environment: String,
+    /// Of which generation a v0 session is, by its caller id: PATTERN=GENERATION, or a PATTERN with {generation} where the number stands; * is anything. Several, or separated by commas; the first that tells decides
+    #[arg(
+        long,
+        value_name = "RULE",
+        value_delimiter = ',',
+        env = "PERSIST_PUBSUB_V0_GENERATION"
+    )]
+    pub v0_generation: Vec<V0Generation>,
+    /// Keep the fences in this file, so that they survive a restart
+    #[arg(long, value_name = "PATH", env = "PERSIST_PUBSUB_STATE_FILE")]
+    pub state_file: Option<PathBuf>,
 
     /// How long a diff that comes before its predecessor waits for it; 0s: not at all
     #[arg(help_heading = "Order", long, value_name = "DURATION", value_parser = duration, env = "PERSIST_PUBSUB_REORDER_WINDOW", default_value = "50ms")]
@@ -310,6 +322,7 @@ impl Config {
             handshake_timeout: self.handshake_timeout,
             heartbeat_interval: self.heartbeat_interval,
             v0_environment: self.v0_environment.clone(),
+            v0_generations: self.v0_generation.clone(),
         }
     }
 

@@ -87,13 +87,15 @@ pub(crate) struct Outbox {
     /// When the oldest of these was marked.
     since: Option<Instant>,
     control: VecDeque<Control>,
-    /// Why the stream ends: set once.
+    /// Why the stream ends: set once, but that a fence overrules the rest.
     reason: Option<EndReason>,
     /// The marks have been looked at since it was to end.
     last_look: bool,
     /// It is to end, and has not yet.
     ending: Option<When>,
     ended: bool,
+    /// Set once: nothing is taken from the client any more.
+    fenced: bool,
 }
 
 /// When an ending stream ends.
@@ -131,6 +133,7 @@ impl Outbox {
             last_look: false,
             ending: None,
             ended: false,
+            fenced: false,
         }
     }
 
@@ -250,7 +253,7 @@ impl Outbox {
 
     /// Queues an answer. The caller wakes the mailbox.
     pub(crate) fn push_control(&mut self, answer: Response) {
-        if !self.ended {
+        if !self.ended && !self.fenced {
             self.control.push_back(match self.form {
                 Form::Frames => Control::Frame(frame::encode(answer)),
                 Form::Messages => Control::Message(Box::new(answer)),
@@ -262,6 +265,28 @@ impl Outbox {
     pub(crate) fn end(&mut self, reason: EndReason, when: When) {
         self.reason.get_or_insert(reason);
         self.ending.get_or_insert(when);
+    }
+
+    /// Ends the stream behind the answers that are due and `told`, for a reason
+    /// that is more telling than any other. False: it was fenced before. The
+    /// caller wakes the mailbox.
+    pub(crate) fn fence(&mut self, told: Option<Response>, reason: EndReason) -> bool {
+        if self.fenced {
+            return false;
+        }
+        if let Some(told) = told {
+            self.push_control(told);
+        }
+        self.fenced = true;
+        if !self.ended {
+            self.reason = Some(reason);
+            self.ending = Some(When::Answered);
+        }
+        true
+    }
+
+    pub(crate) fn is_fenced(&self) -> bool {
+        self.fenced
     }
 
     /// Whether the stream has ended: nothing can be told any more, and what is

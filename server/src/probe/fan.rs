@@ -15,12 +15,13 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::environment::Environment;
 use crate::error::Refusal;
+use crate::fence::Fences;
 use crate::frame::{self, FromV0, Wire};
 use crate::logging::LogGate;
-use crate::metrics::{SessionMetrics, TopicMetrics};
+use crate::metrics::{FenceMetrics, SessionMetrics, TopicMetrics};
 use crate::outbox::Output;
 use crate::registry::Registry;
-use crate::session::{Address, Profile, Session, SessionId, Shared};
+use crate::session::{Address, Mode, Profile, Session, SessionId, Shared};
 use crate::topic::Start;
 
 /// No session's.
@@ -56,6 +57,7 @@ impl Fan {
         let shared = Arc::new(Shared {
             registry,
             census: Arc::new(config.census()),
+            fences: Fences::open(None, FenceMetrics::new(&metrics)?)?,
             metrics: SessionMetrics::new(&metrics)?,
             limits: config.session_limits(),
             clock: Clock::system(),
@@ -65,14 +67,14 @@ impl Fan {
             .map(|id| {
                 let nobody = Address::Network(SocketAddr::from(([127, 0, 0, 1], 0)));
                 let session = Session::of(Caller::anybody(), id, wire, nobody, Arc::clone(&shared));
-                session.introduce(Profile {
+                let profile = Profile {
                     caller_id: String::new(),
                     environment: Arc::clone(&environment),
                     generation: None,
                     role: String::new(),
                     client_version: String::new(),
-                    read_only: true,
-                });
+                };
+                session.introduce(profile, Mode::ReadOnly, None);
                 session.subscribe(&[(SHARD, Start::Now)], |_| Vec::new())?;
                 Ok(session)
             })

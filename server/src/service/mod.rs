@@ -29,6 +29,7 @@ use crate::access::{Access, Caller, exhausted};
 use crate::drain::Drain;
 use crate::error::EndReason;
 use crate::frame::Wire;
+use crate::generation::V0Generation;
 use crate::listener::Parts;
 use crate::logging::LogGate;
 use crate::outbox::When;
@@ -111,6 +112,8 @@ pub(crate) struct ServiceLimits {
     pub(crate) heartbeat_interval: Duration,
     /// The environment of v0 sessions, and of v1 sessions that name none.
     pub(crate) v0_environment: String,
+    /// Of which generation a v0 session is.
+    pub(crate) v0_generations: Vec<V0Generation>,
 }
 
 /// Speaks one wire version with one client.

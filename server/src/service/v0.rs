@@ -12,7 +12,8 @@ use tokio::time::Instant;
 use super::{Dialect, ServiceContext};
 use crate::error::{Refusal, RefusalCode};
 use crate::frame::{self, FromV0, MessageError};
-use crate::session::{Profile, Session};
+use crate::generation;
+use crate::session::{Mode, Profile, Session};
 use crate::topic::Start;
 
 /// Characters of a caller id that are kept.
@@ -37,14 +38,15 @@ impl Speaker {
         let own = session.caller.environment();
         let environment = own.unwrap_or(&context.limits.v0_environment);
         let environment = context.shared.registry.environment(environment);
-        session.introduce(Profile {
+        let generation = generation::of(&context.limits.v0_generations, &caller_id);
+        let profile = Profile {
             caller_id,
             environment,
-            generation: None,
+            generation,
             role: String::new(),
             client_version: String::new(),
-            read_only: false,
-        });
+        };
+        session.introduce(profile, Mode::ReadWrite, None);
         super::still_known(&session, context);
         Self {
             session,

@@ -13,9 +13,10 @@ use tokio::time::Instant;
 
 use super::ServiceContext;
 use crate::error::{EndReason, Refusal, RefusalCode};
+use crate::fence::Token;
 use crate::frame::{self, Publication, Response};
 use crate::outbox::When;
-use crate::session::{Answer, Profile, Session};
+use crate::session::{Answer, Mode, Profile, Session};
 use crate::topic::Start;
 pub(super) use speaker::Speaker;
 
@@ -48,7 +49,8 @@ pub(super) struct Conversation {
     heard_at: Instant,
     heard: bool,
     introduced: bool,
-    read_only: bool,
+    /// The server and the client can change the mode on the way.
+    sets_mode: bool,
 }
 
 impl Conversation {
@@ -66,7 +68,7 @@ impl Conversation {
             heard_at: now,
             heard: false,
             introduced: false,
-            read_only: true,
+            sets_mode: false,
         }
     }
 
@@ -79,11 +81,15 @@ impl Conversation {
 
     /// Whether a publication is taken now.
     fn may_publish(&self) -> bool {
-        self.introduced && !self.read_only
+        self.introduced && self.session.mode() == Mode::ReadWrite
     }
 
     /// Does what a message asks for. Ok(true): something was answered.
     async fn act(&mut self, request: v1::SessionRequest) -> Result<bool, Refusal> {
+        if self.session.is_fenced() {
+            // It is told so, and nothing more.
+            return Ok(false);
+        }
         match request.message {
             // A kind of a later revision.
             None => Ok(false),
@@ -106,6 +112,13 @@ impl Conversation {
                 Ok(true)
             }
             Some(Request::Heartbeat(_)) => Ok(false),
+            // Not agreed upon: as a kind that the server does not know.
+            Some(Request::SetMode(_)) if !self.sets_mode => Ok(false),
+            Some(Request::SetMode(set)) => {
+                let id = set.request_id;
+                self.set_mode(set).map_err(|r| r.request(id))?;
+                Ok(true)
+            }
         }
     }
 
@@ -145,13 +158,22 @@ impl Conversation {
             (_, named) => named,
         };
         self.introduced = true;
-        self.read_only = hello.mode() != v1::SessionMode::ReadWrite;
+        let asked = &hello.capabilities;
+        self.sets_mode = asked.iter().any(|c| c == v1::CAPABILITY_SET_MODE);
+        let mode = match hello.mode() {
+            v1::SessionMode::ReadWrite => Mode::ReadWrite,
+            v1::SessionMode::Unspecified | v1::SessionMode::ReadOnly => Mode::ReadOnly,
+        };
         let text = |s: &str| super::printable(s.as_bytes(), MAX_TEXT);
-        // Before the session counts as connected: whoever learns of it by the
-        // Welcome finds it in the census, or will in a moment.
-        self.session.answer(Response::Welcome(v1::Welcome {
+        // Told before the session counts as connected: whoever learns of it by
+        // the Welcome finds it in the census, or will in a moment.
+        let welcome = Response::Welcome(v1::Welcome {
             revision,
-            capabilities: Vec::new(),
+            capabilities: self
+                .sets_mode
+                .then(|| v1::CAPABILITY_SET_MODE.to_owned())
+                .into_iter()
+                .collect(),
             server_instance_id: self.context.instance_id.clone(),
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
             session_id: self.session.id,
@@ -162,16 +184,40 @@ impl Conversation {
                 max_subscriptions: small(self.session.shared().limits.max_subscriptions),
             }),
             heartbeat_interval_millis: millis(limits.heartbeat_interval),
-        }));
-        self.session.introduce(Profile {
+        });
+        let profile = Profile {
             caller_id: text(&hello.client_name),
             environment: self.context.shared.registry.environment(environment),
             generation: (hello.deploy_generation != 0).then_some(hello.deploy_generation),
             role: text(&hello.role),
             client_version: text(&hello.client_version),
-            read_only: self.read_only,
-        });
+        };
+        self.session.introduce(profile, mode, Some(welcome));
         super::still_known(&self.session, &self.context);
+        Ok(())
+    }
+
+    /// Publications that the client sent before this were taken, or refused,
+    /// by the mode of then; those behind it are by the new one.
+    fn set_mode(&self, set: v1::SetMode) -> Result<(), Refusal> {
+        let request_id = set.request_id;
+        if request_id == 0 {
+            return Err(Refusal::new(RefusalCode::InvalidField, "request_id is 0"));
+        }
+        let mode = match set.mode() {
+            v1::SessionMode::ReadWrite => Mode::ReadWrite,
+            v1::SessionMode::ReadOnly => Mode::ReadOnly,
+            v1::SessionMode::Unspecified => {
+                return Err(Refusal::new(
+                    RefusalCode::InvalidField,
+                    format!("mode {} is none", set.mode),
+                ));
+            }
+        };
+        self.session.set_mode(mode);
+        let mode = set.mode;
+        self.session
+            .answer(Response::ModeSet(v1::ModeSet { request_id, mode }));
         Ok(())
     }
 
@@ -179,7 +225,7 @@ impl Conversation {
         let seqno = publish.seqno;
         let publication =
             (self.read_publish)(publish).map_err(|e| Refusal::from(e).seqno(seqno))?;
-        if self.read_only {
+        if self.session.mode() == Mode::ReadOnly {
             return Err(
                 Refusal::new(RefusalCode::ReadOnly, "the session is read-only")
                     .shard(publication.shard)
@@ -370,6 +416,15 @@ pub(crate) fn draining(reason: &str, window: Duration) -> Response {
     Response::Draining(v1::Draining {
         reason: reason.to_owned(),
         window_millis: millis(window),
+    })
+}
+
+/// "Your generation is fenced out."
+pub(crate) fn fenced(token: Token) -> Response {
+    Response::Fenced(v1::Fenced {
+        generation: token.generation,
+        epoch: token.epoch,
+        reason: token.to_string(),
     })
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::environment::Environment;
+use crate::fence::Fences;
 use crate::generation::Census;
 use crate::logging::LogGate;
 use crate::metrics::SessionMetrics;
@@ -41,7 +42,23 @@ pub(crate) struct Profile {
     pub(crate) generation: Option<u64>,
     pub(crate) role: String,
     pub(crate) client_version: String,
-    pub(crate) read_only: bool,
+}
+
+/// Whether a session may publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Mode {
+    ReadOnly,
+    ReadWrite,
+}
+
+impl Mode {
+    /// As operators see it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::ReadOnly => "read-only",
+            Self::ReadWrite => "read-write",
+        }
+    }
 }
 
 /// Bounds of every session.
@@ -62,6 +79,7 @@ pub(crate) struct SessionLimits {
 pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     pub(crate) census: Arc<Census>,
+    pub(crate) fences: Fences,
     pub(crate) metrics: SessionMetrics,
     pub(crate) limits: SessionLimits,
     pub(crate) clock: Clock,

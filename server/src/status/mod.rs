@@ -6,6 +6,7 @@
 //! to take one part in twenty of one core.
 
 mod findings;
+mod generations;
 mod people;
 mod samples;
 
@@ -20,6 +21,7 @@ use crate::admin::Facts;
 use crate::clock;
 use crate::metrics::{ListenerMetrics, SessionMetrics, TopicMetrics};
 use crate::registry::Registry;
+use generations::Generations;
 use people::People;
 use samples::{Sampler, Samples};
 
@@ -28,6 +30,9 @@ const EVERY: Duration = Duration::from_secs(1);
 /// The next look at everything comes after so many times as long as the last
 /// one took.
 const REST: u32 = 20;
+/// Groups of sessions that are shown: peers name generations and roles as they
+/// like.
+const GROUPS: usize = 100;
 /// Shards that are shown.
 const SHARDS: usize = 50;
 
@@ -44,6 +49,7 @@ pub(crate) struct Sources {
 pub(crate) struct Status {
     /// Without samples: each watcher gets those that it has not seen.
     message: pb::WatchStatusResponse,
+    generations: Generations,
     /// The number of the newest sample.
     newest: u64,
     json: OnceLock<String>,
@@ -56,6 +62,11 @@ impl Status {
             samples,
             ..self.message.clone()
         }
+    }
+
+    /// Who is connected of which generation, in an environment or in all.
+    pub(crate) fn generations(&self, environment: &str) -> pb::GenerationCensus {
+        self.generations.of(environment)
     }
 
     /// Without samples, as the page takes it.
@@ -167,17 +178,22 @@ impl Board {
         let findings = findings::find(&server, &crowd, &shards, samples.latest());
         let newest = samples.newest();
         drop(samples);
+        let generations = Generations::new(&self.facts, &crowd.groups);
+        let mut groups = crowd.groups;
+        let groups_left_out = groups.len().saturating_sub(GROUPS) as u64;
+        groups.truncate(GROUPS);
         Status {
             message: pb::WatchStatusResponse {
                 at: Some(clock::timestamp(clock.now())),
                 server: Some(server),
                 samples: Vec::new(),
-                groups: crowd.groups,
-                groups_left_out: crowd.groups_left_out,
+                groups,
+                groups_left_out,
                 sessions: crowd.sessions,
                 shards,
                 findings,
             },
+            generations,
             newest,
             json: OnceLock::new(),
         }

@@ -12,10 +12,8 @@ use super::per_second;
 use crate::admin::show_session;
 use crate::clock;
 use crate::generation::BEHIND;
-use crate::session::{Session, SessionId};
+use crate::session::{Mode, Session, SessionId};
 
-/// Groups that are shown: peers name generations and roles as they like.
-const GROUPS: usize = 100;
 /// Sessions that are shown.
 const SESSIONS: usize = 100;
 
@@ -35,21 +33,22 @@ struct Done {
 /// Who is connected.
 #[derive(Debug, Default)]
 pub(super) struct Crowd {
+    /// All: as many as there are sessions, at most.
     pub(super) groups: Vec<StatusGroup>,
-    pub(super) groups_left_out: u64,
     /// Those behind, longest first, then the busiest.
     pub(super) sessions: Vec<StatusSession>,
     pub(super) sessions_behind: u64,
 }
 
 /// What makes sessions one of a kind, in the order in which they are shown:
-/// the newest generation first, the unknown last.
+/// the newest generation first, the unknown last; role, mode, version.
 type Kind = (
     String,
     std::cmp::Reverse<Option<u64>>,
     &'static str,
     String,
-    bool,
+    Mode,
+    String,
 );
 
 impl People {
@@ -85,7 +84,8 @@ impl People {
                 std::cmp::Reverse(profile.generation),
                 session.wire.as_str(),
                 profile.role.clone(),
-                profile.read_only,
+                session.mode(),
+                profile.client_version.clone(),
             );
             let (group, published) = kinds.entry(kind).or_default();
             group.sessions += 1;
@@ -110,22 +110,22 @@ impl People {
                 deliveries_per_second: rates.deliveries,
             })
         });
-        let groups_left_out = kinds.len().saturating_sub(GROUPS) as u64;
-        let groups = kinds.into_iter().take(GROUPS);
         Crowd {
             sessions: shown.take(SESSIONS).collect(),
             sessions_behind,
-            groups_left_out,
-            groups: groups
+            groups: kinds
+                .into_iter()
                 .map(|(kind, (group, published))| {
-                    let (environment, std::cmp::Reverse(generation), wire, role, read_only) = kind;
+                    let (environment, std::cmp::Reverse(generation), wire, role, mode, version) =
+                        kind;
                     let ago = published.map(|at| now.duration_since(at));
                     StatusGroup {
                         environment,
                         generation,
                         wire_version: wire.to_owned(),
                         role,
-                        mode: crate::admin::mode(read_only).to_owned(),
+                        mode: mode.as_str().to_owned(),
+                        client_version: version,
                         last_publish: ago
                             .and_then(|ago| time_of_day.checked_sub(ago))
                             .map(clock::timestamp),

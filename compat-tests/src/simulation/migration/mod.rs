@@ -103,6 +103,8 @@ impl Who {
 }
 
 impl Server {
+    const ALL: [Self; 2] = [Self::Embedded, Self::Standalone];
+
     fn host(self) -> Host {
         match self {
             Self::Embedded => Who::Environmentd.host(),
@@ -361,7 +363,7 @@ impl Stage {
         let running = started
             .map_err(|error| self.scene.violated(format_args!("no server: {error}")))
             .ok();
-        self.scene.saw(format_args!("{server:?} serves"));
+        self.scene.serves(server);
         match server {
             Server::Embedded => self.embedded = running,
             Server::Standalone => self.standalone = running,
@@ -495,7 +497,7 @@ impl Stage {
                 // One that is being left, or is about to be, is no home.
                 let mut homes = member::sessions(&alive.client, false);
                 homes.retain(|server| actor.step.homes().contains(server));
-                self.scene.sessions(actor.who, &homes);
+                self.scene.sessions(actor.who, homes);
             }
         }
     }

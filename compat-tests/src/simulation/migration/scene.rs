@@ -10,16 +10,22 @@ use bytes::Bytes;
 use persist_pubsub_proto::ShardId;
 use tokio::time::Instant;
 
-use super::{AWAY, Server, Who};
+use super::{Server, Who};
 use crate::simulation::clock::since_start;
 use crate::simulation::lock;
 
 /// A server counts for a process from when it has had a session with it for so
 /// long: until then it is only on its way to being a home.
 const SETTLED: Duration = Duration::from_millis(300);
-/// What was committed so long before a crash and after it may have been lost
-/// with it: on its way, or pushed by somebody who had not noticed yet.
-const AROUND: Duration = Duration::from_secs(10);
+/// What was committed so long before a crash may not have come to everybody
+/// yet: servers hold it back for a `reorder_window`, and then it is on its way.
+const IN_FLIGHT: Duration = Duration::from_millis(300);
+/// Of two commits so far apart the second may come to a server first: the
+/// longest that the network takes, less the shortest, and a look around.
+const OVERTAKES: Duration = Duration::from_millis(20);
+/// For so long after a hole that was not filled a server may let a diff through
+/// without waiting for what lies before it. (Its pauses double, up to a minute.)
+const PAUSES: Duration = Duration::from_secs(10);
 
 /// A process, and how often it was started.
 pub(super) type Incarnation = (Who, u32);
@@ -30,12 +36,21 @@ pub(super) struct Scene(Arc<Mutex<State>>);
 
 struct State {
     shards: BTreeMap<ShardId, Vec<Commit>>,
-    /// Since when each process has had a session with each server.
-    sessions: BTreeMap<(Incarnation, Server), Instant>,
+    stays: Vec<Stay>,
+    /// It has crashed, and whoever had a session with it may not know yet.
+    away: Option<Server>,
     crash: Option<Crash>,
     told: Told,
     violations: Vec<String>,
     lines: Option<Vec<String>>,
+}
+
+/// A process has a session with a server.
+struct Stay {
+    who: Incarnation,
+    server: Server,
+    since: Instant,
+    until: Option<Instant>,
 }
 
 struct Commit {
@@ -81,7 +96,8 @@ impl Scene {
     pub(super) fn new(shards: &[ShardId], keep_lines: bool) -> Self {
         Self(Arc::new(Mutex::new(State {
             shards: shards.iter().map(|&shard| (shard, Vec::new())).collect(),
-            sessions: BTreeMap::new(),
+            stays: Vec::new(),
+            away: None,
             crash: None,
             told: Told::default(),
             violations: Vec::new(),
@@ -140,34 +156,48 @@ impl Scene {
         Some((commit.diff.clone(), commit.by))
     }
 
-    /// A process has sessions with these servers, as it says now.
-    pub(super) fn sessions(&self, who: Incarnation, with: &BTreeSet<Server>) {
+    /// A server has been started.
+    pub(super) fn serves(&self, server: Server) {
+        self.saw(format_args!("{server:?} serves"));
         let mut state = self.lock();
-        state
-            .sessions
-            .retain(|(process, server), _| *process != who || with.contains(server));
-        for &server in with {
-            let since = Instant::now();
-            state.sessions.entry((who, server)).or_insert(since);
+        state.away = state.away.filter(|&away| away != server);
+    }
+
+    /// A process has sessions with these servers, as it says now.
+    pub(super) fn sessions(&self, who: Incarnation, mut with: BTreeSet<Server>) {
+        let mut state = self.lock();
+        with.retain(|&server| state.away != Some(server));
+        state.end_stays(|stay| stay.who == who && !with.contains(&stay.server));
+        for server in with {
+            let has = |stay: &Stay| stay.who == who && stay.server == server;
+            if !state
+                .stays
+                .iter()
+                .any(|stay| stay.until.is_none() && has(stay))
+            {
+                state.stays.push(Stay {
+                    who,
+                    server,
+                    since: Instant::now(),
+                    until: None,
+                });
+            }
         }
     }
 
     /// A process, a server, or one with the other, is gone.
     pub(super) fn crash(&self, process: Option<Incarnation>, server: Option<Server>) {
         let mut state = self.lock();
-        let now = Instant::now();
+        let at = Instant::now();
+        state.end_stays(|stay| process == Some(stay.who) || server == Some(stay.server));
         let mut left: BTreeMap<Incarnation, BTreeSet<Server>> = BTreeMap::new();
-        for (&(who, with), &since) in &state.sessions {
-            let homes = left.entry(who).or_default();
-            if Some(with) != server && now - since >= SETTLED {
-                homes.insert(with);
+        for stay in state.stays.iter().filter(|stay| stay.until.is_none()) {
+            if stay.since + SETTLED <= at {
+                left.entry(stay.who).or_default().insert(stay.server);
             }
         }
-        state.crash = Some(Crash {
-            at: now,
-            process,
-            left,
-        });
+        state.away = server;
+        state.crash = Some(Crash { at, process, left });
     }
 
     /// Why `reader` may be told of a gap in place of this diff; None: there is
@@ -181,30 +211,18 @@ impl Scene {
         let state = self.lock();
         let commit = state.commit(shard, seqno)?;
         let crash = state.crash.as_ref()?;
-        let around = commit.at + AROUND >= crash.at && commit.at <= crash.at + AROUND;
-        if !around {
-            return None;
-        }
-        if crash.process == Some(commit.by) {
+        if crash.lost_with_its_writer(commit) {
             return Some("its writer crashed");
         }
-        // Behind a hole that is never filled, and when they have come back and
-        // heard of some writers alone, servers do not wait for a while: whoever
-        // is overtaken then is a gap. Of what was committed before the crash,
-        // and while the server was away, nothing may be missing.
-        let back = match crash.process {
-            Some(_) => crash.at,
-            None => crash.at + AWAY,
-        };
-        if commit.at >= back {
-            return Some("overtaken while servers do not wait");
+        if commit.at + IN_FLIGHT < crash.at {
+            return None;
         }
-        let none = BTreeSet::new();
-        let left = |who| crash.left.get(who).unwrap_or(&none);
-        let shared = left(&reader).intersection(left(&commit.by)).next();
-        shared
-            .is_none()
-            .then_some("the only server that both had crashed")
+        if state.shared(reader, commit).next().is_none() {
+            return Some("the two had no server together, or it crashed");
+        }
+        state
+            .is_overtaken(reader, shard, seqno)
+            .then_some("overtaken at every server that both had, for none waited")
     }
 
     /// Whether a process may notice that it has no server: the only one that it
@@ -226,5 +244,66 @@ impl State {
     fn commit(&self, shard: ShardId, seqno: u64) -> Option<&Commit> {
         let at = usize::try_from(seqno).ok()?.checked_sub(1)?;
         self.shards.get(&shard)?.get(at)
+    }
+
+    fn end_stays(&mut self, which: impl Fn(&Stay) -> bool) {
+        let now = Instant::now();
+        let stays = self.stays.iter_mut();
+        for stay in stays.filter(|stay| stay.until.is_none() && which(stay)) {
+            stay.until = Some(now);
+        }
+    }
+
+    /// Whether a process was settled at a server then, and stayed until.
+    fn is_at(&self, who: Incarnation, server: Server, then: Instant, until: Instant) -> bool {
+        let mut stays = self.stays.iter();
+        stays.any(|stay| {
+            let is_long = stay.until.is_none_or(|end| end > until);
+            stay.who == who && stay.server == server && stay.since + SETTLED <= then && is_long
+        })
+    }
+
+    /// The servers that the writer had when it committed this, and the reader
+    /// too, until it had come.
+    fn shared(&self, reader: Incarnation, commit: &Commit) -> impl Iterator<Item = Server> {
+        let at = commit.at;
+        Server::ALL.into_iter().filter(move |&server| {
+            self.is_at(commit.by, server, at, at) && self.is_at(reader, server, at, at + IN_FLIGHT)
+        })
+    }
+
+    /// A server that has a hole which nobody fills does not wait for what is
+    /// late: then the next diff may overtake this one. It is a gap to who has no
+    /// server that waits. (Those of one writer cannot overtake each other.)
+    fn is_overtaken(&self, reader: Incarnation, shard: ShardId, seqno: u64) -> bool {
+        let (Some(log), Some(crash)) = (self.shards.get(&shard), &self.crash) else {
+            return false;
+        };
+        let at = usize::try_from(seqno - 1).unwrap_or(usize::MAX);
+        let Some((before, [commit, behind @ ..])) = log.split_at_checked(at) else {
+            return false;
+        };
+        let soon = |other: &&Commit| other.at <= commit.at + OVERTAKES;
+        let overtakes = behind
+            .iter()
+            .take_while(soon)
+            .any(|other| other.by != commit.by);
+        let lately = |other: &&Commit| other.at + PAUSES >= commit.at;
+        let has_hole = |server: Server| {
+            let mut lately = before.iter().rev().take_while(lately);
+            lately.any(|other| {
+                let at = other.at;
+                !self.is_at(other.by, server, at, at) || crash.lost_with_its_writer(other)
+            })
+        };
+        overtakes && self.shared(reader, commit).all(has_hole)
+    }
+}
+
+impl Crash {
+    /// It may have gone to no server before who committed it was gone, or to
+    /// one that went with it.
+    fn lost_with_its_writer(&self, commit: &Commit) -> bool {
+        self.process == Some(commit.by) && commit.at + IN_FLIGHT >= self.at
     }
 }

@@ -239,6 +239,7 @@ function showGroups(status) {
       ["Wire", "", (g) => g.wire_version],
       ["Role", "name", (g) => orDash(g.role)],
       ["Mode", "", (g) => g.mode],
+      ["Version", "name", (g) => orDash(g.client_version)],
       ["Sessions", "number", (g) => number(g.sessions)],
       ["Behind", "number", (g) => number(g.sessions_behind)],
       ["Subscriptions", "number", (g) => number(g.subscriptions)],

@@ -42,7 +42,7 @@ async fn what_comes_after_the_end_is_not_kept() {
     let bench = Bench::new();
     let (late, guard) = bench.open(Wire::V0);
     drop(guard);
-    late.introduce(bench.profile());
+    late.introduce(bench.profile(), Mode::ReadWrite, None);
     assert_eq!(bench.shared.census.all().len(), 0);
     let answer = || v1::session_response::Message::Heartbeat(v1::Heartbeat {});
     late.subscribe(&[(A, Start::Replay)], |_| vec![answer()])

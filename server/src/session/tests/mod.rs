@@ -1,6 +1,7 @@
 //! Sessions without sockets: commands in, batches out.
 
 mod bounds;
+mod fencing;
 mod model;
 mod output;
 
@@ -51,6 +52,11 @@ impl Bench {
             shared: Arc::new(Shared {
                 registry,
                 census: Arc::new(config.census()),
+                fences: crate::fence::Fences::open(
+                    None,
+                    crate::metrics::FenceMetrics::new(&metrics).unwrap(),
+                )
+                .unwrap(),
                 metrics: SessionMetrics::new(&metrics).unwrap(),
                 limits: config.session_limits(),
                 clock: crate::clock::Clock::system(),
@@ -66,7 +72,6 @@ impl Bench {
             generation: None,
             role: String::new(),
             client_version: String::new(),
-            read_only: false,
         }
     }
 
@@ -91,7 +96,7 @@ impl Bench {
     }
 
     fn client(&self, (session, guard): (Arc<Session>, SessionGuard)) -> Client {
-        session.introduce(self.profile());
+        session.introduce(self.profile(), Mode::ReadWrite, None);
         Client {
             session,
             guard: Some(guard),
@@ -267,6 +272,8 @@ fn name(message: &Bytes, wire: Wire) -> String {
         Some(M::Gap(m)) => format!("{}{}-{}", letter(&m.shard_id), m.from_seqno, m.to_seqno),
         Some(M::Subscribed(_)) => "subscribed".to_owned(),
         Some(M::Unsubscribed(_)) => "unsubscribed".to_owned(),
+        Some(M::Fenced(_)) => "fenced".to_owned(),
+        Some(M::Heartbeat(_)) => "heartbeat".to_owned(),
         other => panic!("{other:?}"),
     }
 }
