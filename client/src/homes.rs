@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use crate::config::Config;
@@ -82,6 +82,12 @@ struct Seat {
     replaced: Option<Instant>,
 }
 
+/// Whether a place's task was cancelled: by nobody but a runtime that shuts
+/// down, which would cancel as fast whatever is opened instead.
+fn is_cancelled(ended: Result<(), JoinError>) -> bool {
+    ended.is_err_and(|why| why.is_cancelled())
+}
+
 impl Homes {
     fn new(config: Arc<Config>, shared: Arc<Shared>) -> Self {
         let settings = shared.settings();
@@ -123,7 +129,11 @@ impl Homes {
                 () = until(alarm.as_mut()), if !full => {}
                 () = until(leave.as_mut()) => {}
                 () = names.work(&shared) => {}
-                Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
+                Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
+                    if is_cancelled(ended) {
+                        return;
+                    }
+                }
             }
         }
     }
@@ -133,6 +143,12 @@ impl Homes {
     fn look(&mut self) -> Option<bool> {
         if self.shared.queue.is_abandoned() || lock(&self.shared.board).fenced {
             return None;
+        }
+        // Not left to the wait: a place that ends nudges first.
+        while let Some(ended) = self.tasks.try_join_next() {
+            if is_cancelled(ended) {
+                return None;
+            }
         }
         self.see_who_is_left();
         if self.shared.is_released() && self.finishing.is_none() {

@@ -133,6 +133,20 @@ fn handles_outlive_a_runtime_that_did_nothing() {
     assert_eq!(client.stats().buffered_bytes, 0);
 }
 
+/// The client's tasks end at different moments of a shutdown: none of them opens
+/// anew, without end, what the runtime has cancelled.
+#[test]
+fn a_runtime_shuts_down_at_any_moment() {
+    for _ in 0..200 {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let _client = runtime.block_on(async {
+            let peer = Peer::<V1>::start().await;
+            connect(peer.config())
+        });
+        drop(runtime);
+    }
+}
+
 #[test]
 fn handles_outlive_their_runtime() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
