@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::coop;
 use tokio::time::{Instant, sleep};
 
 use crate::backoff::Backoff;
@@ -52,8 +53,6 @@ pub(crate) struct Order {
     pub(crate) finish: Option<Finish>,
     /// A session that has been answered for everything that is wanted.
     pub(crate) settled: Option<LinkId>,
-    /// Sessions whose servers have left a subscribe unanswered for too long.
-    pub(crate) unanswered: Vec<LinkId>,
 }
 
 /// Why a task ends.
@@ -94,6 +93,9 @@ pub(crate) struct Connection {
     /// Whether sessions are read: not while the host has not taken what there
     /// is for it.
     reading: bool,
+    /// The session before the newest is asked first: it was not the last to be
+    /// heard.
+    leaving_first: bool,
     /// Events of the message at hand; empty between messages.
     told: Told,
     log: Log,
@@ -134,6 +136,7 @@ impl Connection {
             finishing: None,
             done: false,
             reading: true,
+            leaving_first: true,
             told: Told::default(),
             log: Log::default(),
         }
@@ -167,13 +170,22 @@ impl Connection {
                 }
                 Step::Replaced => self.left(End::Complete),
                 Step::Reads(reads) => self.reads(reads),
-                Step::FromLeaving(Ok(inbound)) => self.receive(false, inbound),
+                Step::FromLeaving(Ok(inbound)) => {
+                    self.leaving_first = false;
+                    self.receive(false, inbound);
+                }
                 Step::FromLeaving(Err(Reason::Ended)) => self.left(End::Complete),
                 Step::FromLeaving(Err(_)) => self.left(End::Lost),
-                Step::FromCurrent(Ok(inbound)) => self.receive(true, inbound),
+                Step::FromCurrent(Ok(inbound)) => {
+                    self.leaving_first = true;
+                    self.receive(true, inbound);
+                }
                 Step::FromCurrent(Err(reason)) => self.lost(reason),
                 Step::Broken => self.lost(Reason::Broken),
             }
+            // A server may always have something to say: the thread's other
+            // tasks have their turns.
+            coop::consume_budget().await;
         }
     }
 
@@ -195,13 +207,12 @@ impl Connection {
             }
             return;
         }
-        for link in order.unanswered {
-            let reason = Reason::Unanswered(self.config.subscribe_timeout);
-            if self.current.as_ref().is_some_and(|l| l.id == link) {
-                self.lost(reason);
-            } else if self.leaving.as_ref().is_some_and(|l| l.id == link) {
-                self.left(End::Lost);
-            }
+        // First, for it takes the place of one that is lost.
+        if self.is_overdue(self.leaving.as_ref()) {
+            self.left(End::Lost);
+        }
+        if self.is_overdue(self.current.as_ref()) {
+            self.lost(Reason::Unanswered(self.config.subscribe_timeout));
         }
         if before.mode != self.settings.mode {
             self.change_mode();
@@ -218,6 +229,11 @@ impl Connection {
             before.gate.finish();
             self.replaced = Some(Box::pin(sleep(LINGER)));
         }
+    }
+
+    /// Whether the session's server has left a subscribe unanswered for too long.
+    fn is_overdue(&self, link: Option<&Link>) -> bool {
+        link.is_some_and(|link| lock(&self.shared.interest).is_overdue(link.id))
     }
 
     /// Has the sessions follow the settings' mode: on their streams where they

@@ -39,6 +39,8 @@ pub(super) struct View {
     /// v0: asked for, which the host has to be told.
     unanswerable: BTreeSet<ShardId>,
     last_request: u64,
+    /// Nobody waits for an answer any more.
+    given_up: bool,
 }
 
 struct Told {
@@ -79,6 +81,7 @@ impl View {
             again: BTreeMap::new(),
             unanswerable: BTreeSet::new(),
             last_request: 0,
+            given_up: false,
         }
     }
 
@@ -179,7 +182,7 @@ impl View {
 
     /// Since when the oldest request waits for an answer that is read.
     pub(super) fn asked_since(&self) -> Option<Instant> {
-        if self.unread_since.is_some() {
+        if self.unread_since.is_some() || self.given_up {
             return None;
         }
         self.unanswered.values().map(|asked| asked.since).min()
@@ -242,9 +245,13 @@ impl View {
             && self.unanswerable.is_empty()
     }
 
-    /// The session is given up: nobody waits for an answer any more.
-    pub(super) fn wait_no_longer(&mut self) {
-        self.unanswered.clear();
+    /// The session is to end: nobody waits for an answer any more.
+    pub(super) fn give_up(&mut self) {
+        self.given_up = true;
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        self.given_up
     }
 
     fn is_full(&self) -> bool {
