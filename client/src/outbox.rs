@@ -131,19 +131,24 @@ impl Outbox {
     }
 
     /// Takes a push in, dropping the oldest ones that it leaves no room for.
-    pub(crate) fn push(&mut self, push: Push, stats: &Counters) {
+    /// Whether a session waits for it: see [`take_idle`](Self::take_idle).
+    pub(crate) fn push(&mut self, push: Push, stats: &Counters) -> bool {
         if self.closed {
             stats.pushes_dropped.one();
-            return;
+            return false;
         }
         self.bytes = self.bytes.saturating_add(cost(&push));
         self.log.push_back(Logged { push, taken: false });
         self.keep_bounds(stats);
-        for reader in &mut self.readers {
-            if std::mem::take(&mut reader.idle) {
-                reader.gate.ring();
-            }
-        }
+        self.readers.iter().any(|reader| reader.idle)
+    }
+
+    /// The gate of a session that waits for something to pull, each once: to be
+    /// rung without the lock.
+    pub(crate) fn take_idle(&mut self) -> Option<Arc<Gate>> {
+        let reader = self.readers.iter_mut().find(|reader| reader.idle)?;
+        reader.idle = false;
+        Some(Arc::clone(&reader.gate))
     }
 
     /// The next push for this session; `None` if there is none now. Its gate
