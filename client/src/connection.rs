@@ -8,7 +8,9 @@
 
 mod dial;
 pub(crate) mod gate;
+mod greet;
 mod link;
+mod orders;
 mod outgoing;
 pub(crate) mod quiet;
 mod receive;
@@ -33,8 +35,8 @@ use crate::home::{Place, PlaceId};
 use crate::merge::{End, Told};
 use crate::settings::Settings;
 use crate::shared::{Shared, lock};
-use gate::LinkId;
 use link::Link;
+pub(crate) use orders::{Finish, Order};
 use quiet::Quiet;
 use step::{Next, Step, Timer};
 pub(crate) use v0::decode as hear_v0;
@@ -44,25 +46,6 @@ use wire::Refusal;
 /// How long a session that we end may take to end: what it was sent is read
 /// by the server, and what the server has is read by us.
 pub(crate) const LINGER: Duration = Duration::from_secs(5);
-
-/// What a place's task is to do. The last word counts.
-#[derive(Clone)]
-pub(crate) struct Order {
-    pub(crate) settings: Arc<Settings>,
-    /// Send what waits, and end.
-    pub(crate) finish: Option<Finish>,
-    /// A session that has been answered for everything that is wanted.
-    pub(crate) settled: Option<LinkId>,
-}
-
-/// Why a task ends.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Finish {
-    /// The host has let go of its handles, and is told nothing of sessions.
-    HandlesGone,
-    /// The settings do not want it any more.
-    NotWanted,
-}
 
 /// Ends when it is ordered to, or when it is dropped; then there is no session
 /// with the place, and its line on the board is gone.
@@ -189,83 +172,6 @@ impl Connection {
         }
     }
 
-    fn obey(&mut self) {
-        let order = self.orders.borrow_and_update().clone();
-        let before = std::mem::replace(&mut self.settings, order.settings);
-        if (before.backoff_first, before.backoff_cap)
-            != (self.settings.backoff_first, self.settings.backoff_cap)
-        {
-            self.backoff = Backoff::new(&self.settings, self.config.stable_after);
-        }
-        if let Some(finish) = order.finish {
-            if let Some(link) = &self.current {
-                // What was pushed for it goes out still.
-                link.gate.want(self.shared.settings().mode);
-            }
-            if self.finishing.is_none() {
-                self.finish(finish);
-            }
-            return;
-        }
-        // First, for it takes the place of one that is lost.
-        if self.is_overdue(self.leaving.as_ref()) {
-            self.left(End::Lost);
-        }
-        if self.is_overdue(self.current.as_ref()) {
-            self.lost(Reason::Unanswered(self.config.subscribe_timeout));
-        }
-        if before.mode != self.settings.mode {
-            self.change_mode();
-        }
-        if self.replacing
-            && self.replaced.is_none()
-            && self
-                .current
-                .as_ref()
-                .is_some_and(|l| Some(l.id) == order.settled)
-            && let Some(before) = &self.leaving
-        {
-            before.gate.keep_mode();
-            before.gate.finish();
-            self.replaced = Some(Box::pin(sleep(LINGER)));
-        }
-    }
-
-    /// Whether the session's server has left a subscribe unanswered for too long.
-    fn is_overdue(&self, link: Option<&Link>) -> bool {
-        link.is_some_and(|link| lock(&self.shared.interest).is_overdue(link.id))
-    }
-
-    /// Has the sessions follow the settings' mode: on their streams where they
-    /// can, else by a new session that takes their place.
-    fn change_mode(&mut self) {
-        let mode = self.settings.mode;
-        if let Some(link) = &self.leaving {
-            // It ends soon, whether or not it can.
-            link.gate.want(mode);
-        }
-        let asked = match self.current.as_ref().map(|link| link.gate.want(mode)) {
-            Some(Some(settled)) => {
-                self.unsettled = None;
-                if !settled {
-                    self.unsettle();
-                }
-                true
-            }
-            Some(None) => false,
-            None => true,
-        };
-        // An attempt that is under way says what is not so any more.
-        if !asked || matches!(self.next, Next::Dial(_)) {
-            self.dial();
-        }
-    }
-
-    /// A server that knows the request, and does not answer it, is replaced.
-    fn unsettle(&mut self) {
-        self.unsettled = Some(Box::pin(sleep(self.config.subscribe_timeout)));
-    }
-
     /// Attempts to connect, now.
     fn dial(&mut self) {
         self.shared.stats.attempts.one();
@@ -379,23 +285,6 @@ impl Connection {
         self.replaced = None;
         if let Some(link) = self.leaving.take() {
             link.end(end, &mut self.told);
-        }
-    }
-
-    /// What waits goes out, then the session ends.
-    fn finish(&mut self, finish: Finish) {
-        self.next = Next::Nothing;
-        self.unsettled = None;
-        self.left(End::Complete);
-        match &self.current {
-            Some(link) => {
-                link.gate.finish();
-                self.finishing = Some(Box::pin(sleep(LINGER)));
-                if finish == Finish::NotWanted {
-                    tracing::info!(server = %self.place, "leaving the pubsub server");
-                }
-            }
-            None => self.done = true,
         }
     }
 
