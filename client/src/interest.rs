@@ -5,6 +5,7 @@
 //! hold to be subscribed, and pull the frames that make the server follow.
 //! What the sessions bring goes through each shard's [`Run`].
 
+mod requests;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
