@@ -261,9 +261,8 @@ impl Outbox {
             announce: Announce::new(),
         });
         if beside {
-            for (shard, seqno) in self.recent.within_window(now) {
-                raise(&mut behind.announce, shard, seqno, self.max_shards);
-            }
+            let lately = self.recent.within_window(now);
+            raise_all(&mut behind.announce, lately, self.max_shards);
         }
         gate.ring();
         self.readers.push(Reader {
@@ -288,11 +287,9 @@ impl Outbox {
             && let Some(published) = self.places.iter_mut().find(|p| p.place == gone.place)
         {
             if lost {
-                for (shard, seqno) in self.recent.within_window(now) {
-                    if !raise(&mut behind.announce, shard, seqno, self.max_shards) {
-                        stats.announcements_dropped.one();
-                    }
-                }
+                let lately = self.recent.within_window(now);
+                let dropped = raise_all(&mut behind.announce, lately, self.max_shards);
+                stats.announcements_dropped.add(dropped);
             }
             published.absent = Some(behind);
         }
@@ -402,6 +399,20 @@ fn raise(announce: &mut Announce, shard: ShardId, seqno: u64, most: usize) -> bo
         return false;
     }
     true
+}
+
+/// The same of all of these, which come in order; how many there is no room for.
+/// Made at once where there are no others: pushes wait meanwhile.
+fn raise_all(
+    announce: &mut Announce,
+    mut all: impl Iterator<Item = (ShardId, u64)>,
+    most: usize,
+) -> usize {
+    if announce.is_empty() {
+        *announce = all.by_ref().take(most).collect();
+    }
+    all.filter(|&(shard, seqno)| !raise(announce, shard, seqno, most))
+        .count()
 }
 
 fn cost(push: &Push) -> usize {
