@@ -138,10 +138,10 @@ async fn a_stream_that_ends_is_begun_again() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn heartbeats_when_nothing_else_is_said() {
-    let mut peer = Peer::<V1>::start().await;
-    let (_client, mut events) = connect(peer.config());
+    let (mut peer, config) = Peer::inside();
+    let (_client, mut events) = connect(config);
     let mut session = peer.welcome_with(limits(), 200).await;
     expect_connected(&mut events).await;
     for _ in 0..3 {

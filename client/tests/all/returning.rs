@@ -178,11 +178,11 @@ async fn v0_spreads_its_resyncs_on_return_too() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_subscribe_that_is_never_answered_costs_the_session() {
-    let mut peer = Peer::<V1>::start().await;
+    let (mut peer, config) = Peer::inside();
     let most = Duration::from_millis(100);
-    let (client, mut events) = connect(peer.config().subscribe_timeout(most));
+    let (client, mut events) = connect(config.subscribe_timeout(most));
     let _a = client.subscribe_from(&shard(1), 3);
     let mut session = peer.welcome().await;
     expect_connected(&mut events).await;
@@ -221,12 +221,11 @@ async fn a_subscribe_that_is_never_answered_costs_the_session() {
 }
 
 /// The host keeps the answer from being read: that is not the server's fault.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_answer_that_the_host_keeps_from_being_read_is_waited_for() {
-    let mut peer = Peer::<V1>::start().await;
+    let (mut peer, config) = Peer::inside();
     let most = Duration::from_millis(300);
-    let config = peer.config().subscribe_timeout(most).event_buffer(1, 1);
-    let (client, mut events) = connect(config);
+    let (client, mut events) = connect(config.subscribe_timeout(most).event_buffer(1, 1));
     let _a = client.subscribe_from(&shard(1), 3);
     let mut session = peer.welcome().await;
     session.grant(Some(3)).await;

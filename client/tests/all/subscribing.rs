@@ -138,7 +138,7 @@ async fn a_host_that_does_not_read_makes_the_server_wait() {
     let (client, mut events) = connect(config);
     let _token = client.subscribe_from(&shard(1), 0);
     // Short heartbeats: a server is not dead because the host is slow.
-    let mut session = peer.welcome_with(limits(), 100).await;
+    let mut session = peer.welcome_with(limits(), 500).await;
     session.grant(Some(0)).await;
     let sending = {
         let (payload, mouth) = (payload.clone(), session.mouth());
@@ -193,10 +193,10 @@ async fn a_host_that_does_not_read_is_still_connected() {
 }
 
 /// When it reads again, the server is given the time to say something.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_hosts_silence_is_not_the_servers() {
-    let mut peer = Peer::<V1>::start().await;
-    let (client, mut events) = connect(peer.config().event_buffer(1, 1));
+    let (mut peer, config) = Peer::inside();
+    let (client, mut events) = connect(config.event_buffer(1, 1));
     let _token = client.subscribe_from(&shard(1), 0);
     let mut session = peer.welcome_with(limits(), 200).await;
     session.grant(Some(0)).await;
