@@ -58,6 +58,8 @@ pub(super) trait Filling: Sink {
 struct Tally<'a> {
     bytes: usize,
     diffs: u64,
+    /// Of the diffs alone.
+    diff_bytes: u64,
     missed: u64,
     metrics: &'a SessionMetrics,
     now_nanos: u64,
@@ -70,6 +72,7 @@ impl<'a> Tally<'a> {
         Self {
             bytes: 0,
             diffs: 0,
+            diff_bytes: 0,
             missed: 0,
             metrics,
             now_nanos,
@@ -80,7 +83,7 @@ impl<'a> Tally<'a> {
 
     fn diff(&mut self, bytes: usize, stamp: Option<u64>) {
         self.diffs += 1;
-        self.metrics.broadcasted_bytes.inc_by(bytes as u64);
+        self.diff_bytes += bytes as u64;
         if let Some(stamp) = stamp.filter(|_| self.live) {
             let nanos = self.now_nanos.saturating_sub(stamp);
             let metrics = self.metrics;
@@ -101,6 +104,7 @@ impl<'a> Tally<'a> {
         }
         if self.diffs > 0 {
             self.metrics.broadcasted_diffs.inc_by(self.diffs);
+            self.metrics.broadcasted_bytes.inc_by(self.diff_bytes);
         }
         Batch {
             told,
