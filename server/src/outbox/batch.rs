@@ -63,6 +63,9 @@ struct Tally<'a> {
     missed: u64,
     metrics: &'a SessionMetrics,
     now_nanos: u64,
+    /// Seconds from stamp to socket of the first diff, and of all when there
+    /// are more: so a diff that goes alone costs no list.
+    first: Option<f64>,
     stamps: Option<LocalHistogram>,
     live: bool,
 }
@@ -76,6 +79,7 @@ impl<'a> Tally<'a> {
             missed: 0,
             metrics,
             now_nanos,
+            first: None,
             stamps: None,
             live: false,
         }
@@ -86,10 +90,19 @@ impl<'a> Tally<'a> {
         self.diff_bytes += bytes as u64;
         if let Some(stamp) = stamp.filter(|_| self.live) {
             let nanos = self.now_nanos.saturating_sub(stamp);
+            let seconds = Duration::from_nanos(nanos).as_secs_f64();
+            let Some(first) = self.first else {
+                self.first = Some(seconds);
+                return;
+            };
             let metrics = self.metrics;
             self.stamps
-                .get_or_insert_with(|| metrics.stamp_to_socket.local())
-                .observe(Duration::from_nanos(nanos).as_secs_f64());
+                .get_or_insert_with(|| {
+                    let stamps = metrics.stamp_to_socket.local();
+                    stamps.observe(first);
+                    stamps
+                })
+                .observe(seconds);
         }
     }
 
@@ -99,8 +112,10 @@ impl<'a> Tally<'a> {
     }
 
     fn done<T>(self, told: T) -> Batch<T> {
-        if let Some(stamps) = &self.stamps {
-            stamps.flush();
+        match (&self.stamps, self.first) {
+            (Some(stamps), _) => stamps.flush(),
+            (None, Some(first)) => self.metrics.stamp_to_socket.observe(first),
+            (None, None) => {}
         }
         if self.diffs > 0 {
             self.metrics.broadcasted_diffs.inc_by(self.diffs);
