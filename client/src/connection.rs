@@ -8,7 +8,9 @@
 
 mod dial;
 pub(crate) mod gate;
+mod greet;
 mod link;
+mod orders;
 mod outgoing;
 pub(crate) mod quiet;
 mod receive;
@@ -22,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::coop;
 use tokio::time::{Instant, sleep};
 
 use crate::backoff::Backoff;
@@ -32,8 +35,8 @@ use crate::home::{Place, PlaceId};
 use crate::merge::{End, Told};
 use crate::settings::Settings;
 use crate::shared::{Shared, lock};
-use gate::LinkId;
 use link::Link;
+pub(crate) use orders::{Finish, Order};
 use quiet::Quiet;
 use step::{Next, Step, Timer};
 pub(crate) use v0::decode as hear_v0;
@@ -43,27 +46,6 @@ use wire::Refusal;
 /// How long a session that we end may take to end: what it was sent is read
 /// by the server, and what the server has is read by us.
 pub(crate) const LINGER: Duration = Duration::from_secs(5);
-
-/// What a place's task is to do. The last word counts.
-#[derive(Clone)]
-pub(crate) struct Order {
-    pub(crate) settings: Arc<Settings>,
-    /// Send what waits, and end.
-    pub(crate) finish: Option<Finish>,
-    /// A session that has been answered for everything that is wanted.
-    pub(crate) settled: Option<LinkId>,
-    /// Sessions whose servers have left a subscribe unanswered for too long.
-    pub(crate) unanswered: Vec<LinkId>,
-}
-
-/// Why a task ends.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Finish {
-    /// The host has let go of its handles, and is told nothing of sessions.
-    HandlesGone,
-    /// The settings do not want it any more.
-    NotWanted,
-}
 
 /// Ends when it is ordered to, or when it is dropped; then there is no session
 /// with the place, and its line on the board is gone.
@@ -94,6 +76,9 @@ pub(crate) struct Connection {
     /// Whether sessions are read: not while the host has not taken what there
     /// is for it.
     reading: bool,
+    /// The session before the newest is asked first: it was not the last to be
+    /// heard.
+    leaving_first: bool,
     /// Events of the message at hand; empty between messages.
     told: Told,
     log: Log,
@@ -134,6 +119,7 @@ impl Connection {
             finishing: None,
             done: false,
             reading: true,
+            leaving_first: true,
             told: Told::default(),
             log: Log::default(),
         }
@@ -167,87 +153,23 @@ impl Connection {
                 }
                 Step::Replaced => self.left(End::Complete),
                 Step::Reads(reads) => self.reads(reads),
-                Step::FromLeaving(Ok(inbound)) => self.receive(false, inbound),
+                Step::FromLeaving(Ok(inbound)) => {
+                    self.leaving_first = false;
+                    self.receive(false, inbound);
+                }
                 Step::FromLeaving(Err(Reason::Ended)) => self.left(End::Complete),
                 Step::FromLeaving(Err(_)) => self.left(End::Lost),
-                Step::FromCurrent(Ok(inbound)) => self.receive(true, inbound),
+                Step::FromCurrent(Ok(inbound)) => {
+                    self.leaving_first = true;
+                    self.receive(true, inbound);
+                }
                 Step::FromCurrent(Err(reason)) => self.lost(reason),
                 Step::Broken => self.lost(Reason::Broken),
             }
+            // A server may always have something to say: the thread's other
+            // tasks have their turns.
+            coop::consume_budget().await;
         }
-    }
-
-    fn obey(&mut self) {
-        let order = self.orders.borrow_and_update().clone();
-        let before = std::mem::replace(&mut self.settings, order.settings);
-        if (before.backoff_first, before.backoff_cap)
-            != (self.settings.backoff_first, self.settings.backoff_cap)
-        {
-            self.backoff = Backoff::new(&self.settings, self.config.stable_after);
-        }
-        if let Some(finish) = order.finish {
-            if let Some(link) = &self.current {
-                // What was pushed for it goes out still.
-                link.gate.want(self.shared.settings().mode);
-            }
-            if self.finishing.is_none() {
-                self.finish(finish);
-            }
-            return;
-        }
-        for link in order.unanswered {
-            let reason = Reason::Unanswered(self.config.subscribe_timeout);
-            if self.current.as_ref().is_some_and(|l| l.id == link) {
-                self.lost(reason);
-            } else if self.leaving.as_ref().is_some_and(|l| l.id == link) {
-                self.left(End::Lost);
-            }
-        }
-        if before.mode != self.settings.mode {
-            self.change_mode();
-        }
-        if self.replacing
-            && self.replaced.is_none()
-            && self
-                .current
-                .as_ref()
-                .is_some_and(|l| Some(l.id) == order.settled)
-            && let Some(before) = &self.leaving
-        {
-            before.gate.keep_mode();
-            before.gate.finish();
-            self.replaced = Some(Box::pin(sleep(LINGER)));
-        }
-    }
-
-    /// Has the sessions follow the settings' mode: on their streams where they
-    /// can, else by a new session that takes their place.
-    fn change_mode(&mut self) {
-        let mode = self.settings.mode;
-        if let Some(link) = &self.leaving {
-            // It ends soon, whether or not it can.
-            link.gate.want(mode);
-        }
-        let asked = match self.current.as_ref().map(|link| link.gate.want(mode)) {
-            Some(Some(settled)) => {
-                self.unsettled = None;
-                if !settled {
-                    self.unsettle();
-                }
-                true
-            }
-            Some(None) => false,
-            None => true,
-        };
-        // An attempt that is under way says what is not so any more.
-        if !asked || matches!(self.next, Next::Dial(_)) {
-            self.dial();
-        }
-    }
-
-    /// A server that knows the request, and does not answer it, is replaced.
-    fn unsettle(&mut self) {
-        self.unsettled = Some(Box::pin(sleep(self.config.subscribe_timeout)));
     }
 
     /// Attempts to connect, now.
@@ -363,23 +285,6 @@ impl Connection {
         self.replaced = None;
         if let Some(link) = self.leaving.take() {
             link.end(end, &mut self.told);
-        }
-    }
-
-    /// What waits goes out, then the session ends.
-    fn finish(&mut self, finish: Finish) {
-        self.next = Next::Nothing;
-        self.unsettled = None;
-        self.left(End::Complete);
-        match &self.current {
-            Some(link) => {
-                link.gate.finish();
-                self.finishing = Some(Box::pin(sleep(LINGER)));
-                if finish == Finish::NotWanted {
-                    tracing::info!(server = %self.place, "leaving the pubsub server");
-                }
-            }
-            None => self.done = true,
         }
     }
 

@@ -72,7 +72,10 @@ impl Client {
             committed: u64::try_from(shared.unix_time().as_nanos()).unwrap_or(0),
             diff: Some(diff),
         };
-        lock(&shared.outbox).push(push, &shared.stats);
+        let waits = lock(&shared.outbox).push(push, &shared.stats);
+        if waits {
+            shared.ring_idle();
+        }
     }
 
     /// Asks for the diffs of `shard`, from now on and across reconnects,

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{JoinError, JoinSet, coop};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use crate::config::Config;
@@ -66,9 +66,13 @@ struct Homes {
     leave: Option<(Instant, Timer)>,
     /// The handles are gone; when the sessions have to have ended.
     finishing: Option<Timer>,
+    /// A place's task has panicked: no place is opened until then, for it may
+    /// panic as soon as it is opened again.
+    paused: Option<Timer>,
     /// Events of the work at hand; empty between.
     told: Told,
     refused: Quiet,
+    panicked: Quiet,
 }
 
 /// A place with a task of its own.
@@ -80,12 +84,6 @@ struct Seat {
     leaving: Option<Instant>,
     /// Since when another has been answered for all that is subscribed.
     replaced: Option<Instant>,
-}
-
-/// Whether a place's task was cancelled: by nobody but a runtime that shuts
-/// down, which would cancel as fast whatever is opened instead.
-fn is_cancelled(ended: Result<(), JoinError>) -> bool {
-    ended.is_err_and(|why| why.is_cancelled())
 }
 
 impl Homes {
@@ -102,8 +100,10 @@ impl Homes {
             alarm: None,
             leave: None,
             finishing: None,
+            paused: None,
             told: Told::default(),
             refused: Quiet::default(),
+            panicked: Quiet::default(),
         }
     }
 
@@ -119,22 +119,27 @@ impl Homes {
                 alarm,
                 leave,
                 finishing,
+                paused,
                 ..
             } = &mut self;
             tokio::select! {
                 biased;
-                () = shared.nudge.notified() => {}
                 () = maybe(finishing.as_mut()) => return,
+                () = maybe(paused.as_mut()) => self.paused = None,
                 () = room, if full => {}
                 () = until(alarm.as_mut()), if !full => {}
                 () = until(leave.as_mut()) => {}
                 () = names.work(&shared) => {}
                 Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
-                    if is_cancelled(ended) {
+                    if self.is_over(ended) {
                         return;
                     }
                 }
+                // Last, for it may come again and again without a pause.
+                () = shared.nudge.notified() => {}
             }
+            // Nor has the thread's other tasks to wait for that.
+            coop::consume_budget().await;
         }
     }
 
@@ -146,7 +151,7 @@ impl Homes {
         }
         // Not left to the wait: a place that ends nudges first.
         while let Some(ended) = self.tasks.try_join_next() {
-            if is_cancelled(ended) {
+            if self.is_over(ended) {
                 return None;
             }
         }
@@ -168,6 +173,27 @@ impl Homes {
             self.leave_who_can_be_left();
         }
         Some(self.tell())
+    }
+
+    /// A place's task has ended. Whether all is over: nobody cancels one but a
+    /// runtime that shuts down, and that would cancel as fast whatever is opened
+    /// instead.
+    fn is_over(&mut self, ended: Result<(), JoinError>) -> bool {
+        let Err(why) = ended else { return false };
+        if why.is_panic() {
+            // Of a server in this process, of the host's `System`, or of ours.
+            let pause = self.settings.backoff_cap;
+            if let Some(withheld) = self.panicked.allows() {
+                tracing::error!(
+                    error = %why,
+                    ?pause,
+                    withheld,
+                    "a task of the pubsub client panicked: no server is tried for a while"
+                );
+            }
+            self.paused = Some(Box::pin(sleep(pause)));
+        }
+        why.is_cancelled()
     }
 
     fn follow_settings(&mut self) {
@@ -231,6 +257,7 @@ impl Homes {
         }
         let new: Vec<_> = wanted
             .into_iter()
+            .filter(|_| self.paused.is_none())
             .filter(|place| {
                 let mut seats = self.seats.iter().filter(|seat| !is_finishing(seat));
                 seats.all(|seat| seat.place != *place)
@@ -252,7 +279,6 @@ impl Homes {
                 settings: Arc::clone(&self.settings),
                 finish: None,
                 settled: None,
-                unanswered: Vec::new(),
             });
             lock(&self.shared.board).open(id, place.clone());
             let (config, shared) = (Arc::clone(&self.config), Arc::clone(&self.shared));
@@ -335,23 +361,20 @@ impl Homes {
     fn tell(&mut self) -> bool {
         let now = Instant::now();
         let full = self.shared.queue.is_full();
-        let (refused, unanswered, alarm) = self.shared.change(&mut self.told, |interest, told| {
+        let (refused, overdue, alarm) = self.shared.change(&mut self.told, |interest, told| {
+            let mut overdue = false;
             if !full {
                 interest.take_all_unanswerable(now, told);
                 interest.work(now, told);
+                overdue = interest.find_overdue(now);
             }
-            let late = if full {
-                Vec::new()
-            } else {
-                interest.take_overdue(now)
-            };
-            (interest.refused(), late, interest.alarm())
+            (interest.refused(), overdue, interest.alarm())
         });
         set(&mut self.alarm, alarm);
-        if !unanswered.is_empty() {
+        if overdue {
             for seat in &self.seats {
-                seat.orders
-                    .send_modify(|order| order.unanswered.clone_from(&unanswered));
+                // They look whether it is one of theirs.
+                seat.orders.send_modify(|_| {});
             }
         }
         self.shared.stats.refused_shards.set(refused);

@@ -5,6 +5,7 @@
 //! hold to be subscribed, and pull the frames that make the server follow.
 //! What the sessions bring goes through each shard's [`Run`].
 
+mod requests;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -327,7 +328,7 @@ impl Interest {
     }
 
     /// When [`work`](Self::work) has something to do, or a session is
-    /// [`overdue`](Self::take_overdue).
+    /// [`overdue`](Self::find_overdue).
     fn next_due(&self) -> Option<Instant> {
         let scheduled = self.schedule.first().map(|(due, _)| *due);
         let answers = self.views.iter().filter_map(View::asked_since);
@@ -335,20 +336,23 @@ impl Interest {
         scheduled.into_iter().chain(answers).min()
     }
 
-    /// Sessions whose servers have left a subscribe unanswered for too long.
-    /// Each is named once, and is to be given up.
-    pub(crate) fn take_overdue(&mut self, now: Instant) -> Vec<LinkId> {
-        let timeout = self.subscribe_timeout;
-        let late = |view: &&mut View| {
-            view.asked_since()
-                .is_some_and(|asked| asked + timeout <= now)
-        };
-        let late = self.views.iter_mut().filter(late);
-        late.map(|view| {
-            view.wait_no_longer();
-            view.link
-        })
-        .collect()
+    /// Looks for sessions whose servers have left a subscribe unanswered for too
+    /// long. Whether there are any that were not overdue before.
+    pub(crate) fn find_overdue(&mut self, now: Instant) -> bool {
+        let mut found = false;
+        for view in &mut self.views {
+            let asked = view.asked_since();
+            if asked.is_some_and(|asked| asked + self.subscribe_timeout <= now) {
+                view.give_up();
+                found = true;
+            }
+        }
+        found
+    }
+
+    /// Whether a session was found overdue: it is to be ended.
+    pub(crate) fn is_overdue(&self, link: LinkId) -> bool {
+        self.view(link).is_some_and(View::is_given_up)
     }
 
     /// The session's answers are not read from now on, because the host does

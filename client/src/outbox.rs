@@ -131,19 +131,24 @@ impl Outbox {
     }
 
     /// Takes a push in, dropping the oldest ones that it leaves no room for.
-    pub(crate) fn push(&mut self, push: Push, stats: &Counters) {
+    /// Whether a session waits for it: see [`take_idle`](Self::take_idle).
+    pub(crate) fn push(&mut self, push: Push, stats: &Counters) -> bool {
         if self.closed {
             stats.pushes_dropped.one();
-            return;
+            return false;
         }
         self.bytes = self.bytes.saturating_add(cost(&push));
         self.log.push_back(Logged { push, taken: false });
         self.keep_bounds(stats);
-        for reader in &mut self.readers {
-            if std::mem::take(&mut reader.idle) {
-                reader.gate.ring();
-            }
-        }
+        self.readers.iter().any(|reader| reader.idle)
+    }
+
+    /// The gate of a session that waits for something to pull, each once: to be
+    /// rung without the lock.
+    pub(crate) fn take_idle(&mut self) -> Option<Arc<Gate>> {
+        let reader = self.readers.iter_mut().find(|reader| reader.idle)?;
+        reader.idle = false;
+        Some(Arc::clone(&reader.gate))
     }
 
     /// The next push for this session; `None` if there is none now. Its gate
@@ -256,9 +261,8 @@ impl Outbox {
             announce: Announce::new(),
         });
         if beside {
-            for (shard, seqno) in self.recent.within_window(now) {
-                raise(&mut behind.announce, shard, seqno, self.max_shards);
-            }
+            let lately = self.recent.within_window(now);
+            raise_all(&mut behind.announce, lately, self.max_shards);
         }
         gate.ring();
         self.readers.push(Reader {
@@ -283,11 +287,9 @@ impl Outbox {
             && let Some(published) = self.places.iter_mut().find(|p| p.place == gone.place)
         {
             if lost {
-                for (shard, seqno) in self.recent.within_window(now) {
-                    if !raise(&mut behind.announce, shard, seqno, self.max_shards) {
-                        stats.announcements_dropped.one();
-                    }
-                }
+                let lately = self.recent.within_window(now);
+                let dropped = raise_all(&mut behind.announce, lately, self.max_shards);
+                stats.announcements_dropped.add(dropped);
             }
             published.absent = Some(behind);
         }
@@ -397,6 +399,20 @@ fn raise(announce: &mut Announce, shard: ShardId, seqno: u64, most: usize) -> bo
         return false;
     }
     true
+}
+
+/// The same of all of these, which come in order; how many there is no room for.
+/// Made at once where there are no others: pushes wait meanwhile.
+fn raise_all(
+    announce: &mut Announce,
+    mut all: impl Iterator<Item = (ShardId, u64)>,
+    most: usize,
+) -> usize {
+    if announce.is_empty() {
+        *announce = all.by_ref().take(most).collect();
+    }
+    all.filter(|&(shard, seqno)| !raise(announce, shard, seqno, most))
+        .count()
 }
 
 fn cost(push: &Push) -> usize {

@@ -189,12 +189,13 @@ impl Queue {
         self.room.notify_waiters();
     }
 
-    pub(crate) fn put(&self, queued: impl Iterator<Item = Queued>) {
+    /// Returns whom to wake: the host, if it waits for an event.
+    pub(crate) fn put(&self, queued: impl Iterator<Item = Queued>) -> Option<Waker> {
         let mut inner = lock(&self.inner);
         for queued in queued {
             inner.push(queued);
         }
-        inner.wake();
+        inner.reader.take()
     }
 
     /// There is a session. Sessions that come and go while the host does not

@@ -90,10 +90,11 @@ impl Shared {
         let settings = change(Settings::clone(&current));
         let pushes = Pushes::of(&settings) as u8;
         *current = Arc::new(settings);
-        if !lock(&self.outbox).is_closed() {
+        let outbox = lock(&self.outbox);
+        if !outbox.is_closed() {
             self.pushes.store(pushes, Ordering::Release);
         }
-        drop(current);
+        drop((outbox, current));
         self.nudge.notify_one();
     }
 
@@ -118,6 +119,7 @@ impl Shared {
         let mut interest = lock(&self.interest);
         let changed = change(&mut interest, told);
         let sooner = interest.is_sooner();
+        let mut reader = None;
         if !told.events.is_empty() {
             for queued in &told.events {
                 match queued.event() {
@@ -130,9 +132,12 @@ impl Shared {
                     _ => {}
                 }
             }
-            self.queue.put(told.events.drain(..));
+            reader = self.queue.put(told.events.drain(..));
         }
         drop(interest);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
         if told.cancelled > 0 {
             let cancelled = std::mem::take(&mut told.cancelled);
             self.stats.resyncs_cancelled.add(cancelled);
@@ -141,6 +146,17 @@ impl Shared {
             self.nudge.notify_one();
         }
         changed
+    }
+
+    /// Wakes the sessions that wait for something to be pushed.
+    pub(crate) fn ring_idle(&self) {
+        loop {
+            let gate = lock(&self.outbox).take_idle();
+            match gate {
+                Some(gate) => gate.ring(),
+                None => return,
+            }
+        }
     }
 
     /// There is a session with a place. The host hears of it if there is none

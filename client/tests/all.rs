@@ -20,6 +20,8 @@ mod draining;
 mod ending;
 #[path = "all/homes.rs"]
 mod homes;
+#[path = "all/inside.rs"]
+mod inside;
 #[cfg(feature = "metrics")]
 #[path = "all/metrics.rs"]
 mod metrics;

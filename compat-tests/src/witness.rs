@@ -11,123 +11,16 @@
 //! check, because it needs the end of publishing, is beside each
 //! [`Promise`].
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+mod promise;
+mod truth;
 
-use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+
 use persist_pubsub_proto::ShardId;
 use persist_pubsub_proto::v1::{self, session_response::Message};
 
-/// A promise of v1 that can be seen to be broken from what one session
-/// receives. The other two, isolation and advisory, are about what does not
-/// come to anybody's ears: time, memory, a host that is not held up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Promise {
-    /// Of one subscription, diffs come in strictly increasing seqno.
-    Order,
-    /// When a diff comes, every seqno between it and the diff before it has
-    /// been covered by a gap, or was published by the session itself.
-    NoSilentGap,
-    /// At the end every subscription has been told of its shard's highest
-    /// seqno, by the diff, a gap or the answer to the subscription.
-    Convergence,
-    /// At the end every seqno above that which `Subscribed` named, or the
-    /// client if that is more, has come or is covered by a gap. And nothing
-    /// comes before `Subscribed`, nor after `Unsubscribed`.
-    Join,
-    /// No diff is one that the session published, and no gap covers one that
-    /// it had published, while subscribed, before the gap could have been
-    /// under way.
-    NoEcho,
-    /// A diff is the one that was committed, byte for byte, with its time.
-    Opaque,
-    /// What was never committed does not come as a diff of the shard's run;
-    /// see [`Witness::lie`].
-    PoisonFree,
-}
-
-impl fmt::Display for Promise {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Order => "order",
-            Self::NoSilentGap => "no_silent_gap",
-            Self::Convergence => "convergence",
-            Self::Join => "join",
-            Self::NoEcho => "no_echo",
-            Self::Opaque => "opaque",
-            Self::PoisonFree => "poison_free",
-        })
-    }
-}
-
-/// A promise was broken.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{promise} is broken for {who}: {how}; it heard {heard}")]
-pub struct Broken {
-    /// Which.
-    pub promise: Promise,
-    /// The witness's name.
-    pub who: String,
-    /// What came, or did not.
-    pub how: String,
-    /// The last messages before.
-    pub heard: String,
-}
-
-/// A diff as it was committed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Committed {
-    /// Nanoseconds since the Unix epoch, where the publisher said so.
-    pub nanos: Option<u64>,
-    /// Its bytes; none where only the seqno was announced.
-    pub diff: Option<Bytes>,
-}
-
-/// What was truly committed, by shard and seqno.
-#[derive(Clone, Debug, Default)]
-pub struct Truth(BTreeMap<ShardId, BTreeMap<u64, Committed>>);
-
-impl Truth {
-    /// Commits a diff: before it is published, as persist does.
-    pub fn commit(
-        &mut self,
-        shard: ShardId,
-        seqno: u64,
-        nanos: Option<u64>,
-        diff: impl Into<Bytes>,
-    ) {
-        let diff = Some(diff.into());
-        let shard = self.0.entry(shard).or_default();
-        shard.insert(seqno, Committed { nanos, diff });
-    }
-
-    /// Commits a diff that nobody will publish: the seqno alone may be
-    /// announced.
-    pub fn commit_unpublished(&mut self, shard: ShardId, seqno: u64) {
-        let shard = self.0.entry(shard).or_default();
-        let (nanos, diff) = (None, None);
-        shard.insert(seqno, Committed { nanos, diff });
-    }
-
-    /// The highest seqno committed.
-    #[must_use]
-    pub fn head(&self, shard: ShardId) -> Option<u64> {
-        let last = self.0.get(&shard)?.last_key_value();
-        last.map(|(&seqno, _)| seqno)
-    }
-
-    /// What was committed with a seqno.
-    #[must_use]
-    pub fn get(&self, shard: ShardId, seqno: u64) -> Option<&Committed> {
-        self.0.get(&shard)?.get(&seqno)
-    }
-
-    fn above(&self, shard: ShardId, seqno: Option<u64>) -> impl Iterator<Item = u64> {
-        let first = seqno.map_or(0, |seqno| seqno + 1);
-        let shard = self.0.get(&shard).into_iter();
-        shard.flat_map(move |diffs| diffs.range(first..).map(|(&seqno, _)| seqno))
-    }
-}
+pub use promise::{Broken, Promise};
+pub use truth::{Committed, Truth};
 
 /// Ranges of seqnos: from the first to one above the last, apart from each other.
 #[derive(Clone, Debug, Default)]

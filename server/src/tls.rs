@@ -25,6 +25,7 @@ use tokio_rustls::rustls::{
 };
 use tokio_rustls::server::TlsStream;
 
+use crate::clock::{self, Clock};
 use crate::config::InvalidConfig;
 use crate::reload::{Contents, File, Reload, read};
 
@@ -114,6 +115,22 @@ impl TlsFiles {
         always.into_iter().chain(&self.client_ca).cloned().collect()
     }
 
+    /// Says so of a certificate that cannot be of use any more: it is taken all
+    /// the same, and whoever looks at it goes away.
+    fn warn_if_expired(&self, expiry: i64) {
+        // As TLS itself has it.
+        let now = clock::timestamp(Clock::system().now()).seconds;
+        if expiry <= now {
+            let File { flag, path } = &self.certificate;
+            tracing::warn!(
+                flag,
+                file = %path.display(),
+                seconds_ago = now - expiry,
+                "the certificate has expired: clients refuse it"
+            );
+        }
+    }
+
     /// The settings for new connections, and when the first certificate of the
     /// chain expires, in seconds since the Unix epoch.
     fn settings(&self, contents: &Contents) -> Result<(ServerConfig, i64), InvalidConfig> {
@@ -198,6 +215,7 @@ impl Tls {
         let contents = read(&files.files())?;
         let (settings, seconds) = files.settings(&contents)?;
         expiry.set(seconds);
+        files.warn_if_expired(seconds);
         let tls = Self {
             files,
             current: RwLock::new(Arc::new(settings)),
@@ -245,6 +263,7 @@ impl Reload for Tls {
     fn reload(&self, contents: &Contents) -> Result<(), InvalidConfig> {
         let (settings, expiry) = self.files.settings(contents)?;
         self.expiry.set(expiry);
+        self.files.warn_if_expired(expiry);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
         Ok(())
     }

@@ -152,13 +152,47 @@ impl tower_service::Service<Uri> for Connected {
     }
 }
 
-/// The error with its causes: tonic's own text says only that there was one.
+/// The error with its causes: tonic's own text says only that there was one,
+/// that of others ends with their cause.
 fn told(error: &dyn std::error::Error) -> String {
     let mut told = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        told = format!("{told}: {error}");
+        let text = error.to_string();
+        if !told.ends_with(&text) {
+            told = format!("{told}: {text}");
+        }
         cause = error.source();
     }
     told
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Says(&'static str, Option<Box<Says>>);
+
+    impl fmt::Display for Says {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl std::error::Error for Says {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            self.1.as_deref().map(|cause| cause as _)
+        }
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let expired = Says("expired", None);
+        let invalid = Says("invalid: expired", Some(Box::new(expired)));
+        let refused = Says("refused", Some(Box::new(invalid)));
+        assert_eq!(told(&refused), "refused: invalid: expired");
+    }
 }

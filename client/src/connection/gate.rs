@@ -84,9 +84,10 @@ impl Gate {
 
     /// Something may have changed: the writing half looks again.
     pub(crate) fn ring(&self) {
-        let inner = lock(&self.0);
-        if let Some(waker) = &inner.waker {
-            waker.wake_by_ref();
+        // Not under the lock: to wake a thread may be a system call.
+        let waker = lock(&self.0).waker.clone();
+        if let Some(waker) = waker {
+            waker.wake();
         }
     }
 

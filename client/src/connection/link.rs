@@ -1,4 +1,4 @@
-//! One session with a server: from the greeting to its end.
+//! One session with a server, and its reading half.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -11,15 +11,14 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tonic::Streaming;
 
 use super::dial::{self, Line};
-use super::gate::{Gate, LinkId, Terms};
-use super::outgoing::Outgoing;
+use super::gate::{Gate, LinkId};
+use super::greet::{Greeted, Greeting, Writing};
 use super::wire::{Inbound, Refusal, reason};
 use super::{v0, v1};
-use crate::config::{Config, Mode, WirePreference};
+use crate::config::{Config, Mode};
 use crate::event::{Reason, ServerInfo, Wire};
-use crate::home::{Inside, Kind, Place, PlaceId};
+use crate::home::{Kind, Place, PlaceId};
 use crate::in_process::Responses;
-use crate::interest::Bounds;
 use crate::merge::{End, Told};
 use crate::shared::{Shared, lock};
 
@@ -47,7 +46,7 @@ pub(super) struct Link {
     _line: Option<Line>,
 }
 
-enum Incoming {
+pub(super) enum Incoming {
     V0(Streaming<proto_v0::ProtoPubSubMessage>),
     V1(Streaming<proto_v1::SessionResponse>),
     InProcess(Responses),
@@ -72,24 +71,28 @@ impl Link {
         let id = shared.next_link();
         let most = config.handshake_timeout;
         let late = |_| Err(Refusal::Failed(Reason::HandshakeTimeout(most)));
+        let greeting = Greeting {
+            config: &config,
+            shared: &shared,
+            link: id,
+            mode,
+        };
         let (greeted, line) = match (name.home.kind(), name.address) {
             (Kind::At(endpoint), Some(address)) => {
                 let system = shared.system.as_ref();
                 let line = dial::dial(&config, endpoint, address, system)
                     .await
                     .map_err(Refusal::Failed)?;
-                let greeting = greet(&name, &config, &shared, (id, mode), &line);
-                let greeted = timeout(most, greeting).await.unwrap_or_else(late)?;
-                (greeted, Some(line))
+                let greeted = timeout(most, greeting.say(&name, &line)).await;
+                (greeted.unwrap_or_else(late)?, Some(line))
             }
             (Kind::At(endpoint), None) => {
                 let why = format!("{} has no address", endpoint.host);
                 return Err(Refusal::Failed(Reason::Unreachable(why)));
             }
             (Kind::InProcess(inside), _) => {
-                let greeting = greet_in_process(&config, &shared, (id, mode), inside);
-                let greeted = timeout(most, greeting).await.unwrap_or_else(late)?;
-                (greeted, None)
+                let greeted = timeout(most, greeting.say_in_process(inside)).await;
+                (greeted.unwrap_or_else(late)?, None)
             }
         };
         Self::begin(place, &shared, (id, mode), greeted, line)
@@ -107,6 +110,7 @@ impl Link {
         if lock(&shared.board).has_instance(place, instance) {
             return Err(Refusal::Failed(Reason::SameServer(instance.clone())));
         }
+        let Writing { gate, dropped } = greeted.writing;
         let link = Box::new(Self {
             id,
             wire: greeted.wire,
@@ -114,21 +118,19 @@ impl Link {
             since: Instant::now(),
             mode,
             place,
-            gate: Arc::clone(&greeted.gate),
+            gate: Arc::clone(&gate),
             shared: Arc::clone(shared),
             incoming: greeted.incoming,
             silence: greeted.terms.heartbeat.map(Silence::new),
-            dropped: greeted.dropped,
+            dropped,
             given_back: false,
             _line: line,
         });
         // Before it may subscribe, so that nothing pushed after its first
         // subscribe is told to the session before it alone.
         if mode == Mode::ReadWrite {
-            let gate = Arc::clone(&greeted.gate);
-            lock(&shared.outbox).attach(id, place, gate, link.since);
+            lock(&shared.outbox).attach(id, place, Arc::clone(&gate), link.since);
         }
-        let gate = Arc::clone(&greeted.gate);
         lock(&shared.interest).attach(id, link.wire, greeted.bounds, gate);
         link.gate.open(greeted.terms, mode);
         Ok(link)
@@ -203,141 +205,6 @@ impl Link {
     }
 }
 
-/// A greeting that was answered.
-struct Greeted {
-    wire: Wire,
-    server: ServerInfo,
-    terms: Terms,
-    bounds: Bounds,
-    gate: Arc<Gate>,
-    incoming: Incoming,
-    dropped: oneshot::Receiver<()>,
-}
-
-/// In the wire version that is to be spoken.
-async fn greet(
-    name: &Place,
-    config: &Config,
-    shared: &Arc<Shared>,
-    (id, mode): (LinkId, Mode),
-    line: &Line,
-) -> Result<Greeted, Refusal> {
-    let auto = config.wire == WirePreference::Auto;
-    match config.wire {
-        WirePreference::V0 => greet_v0(config, shared, id, line).await,
-        _ => match greet_v1(config, shared, (id, mode), line).await {
-            Err(Refusal::Unimplemented(_)) if auto => {
-                let greeted = greet_v0(config, shared, id, line).await?;
-                tracing::info!(
-                    server = %name,
-                    "the pubsub server does not have v1: speaking v0 to it"
-                );
-                Ok(greeted)
-            }
-            greeted => greeted,
-        },
-    }
-}
-
-/// v1, whose messages a server in this process takes as they are.
-async fn greet_in_process(
-    config: &Config,
-    shared: &Arc<Shared>,
-    (id, mode): (LinkId, Mode),
-    inside: &Inside,
-) -> Result<Greeted, Refusal> {
-    let gate = Arc::new(Gate::default());
-    let (sender, dropped) = oneshot::channel();
-    let outgoing = Outgoing::new(
-        Arc::clone(shared),
-        Arc::clone(&gate),
-        id,
-        Some(v1::hello(config, mode)),
-        v1::encode,
-        sender,
-    );
-    let opened = inside.0.open(Box::pin(outgoing));
-    let mut responses = opened.map_err(Refusal::Failed)?;
-    let welcome = loop {
-        let message = said(&mut responses).await.transpose();
-        if let Some(answer) = v1::welcomed(message.map_err(Refusal::Failed)?) {
-            break answer?;
-        }
-    };
-    Ok(Greeted {
-        wire: Wire::V1,
-        server: welcome.server,
-        terms: welcome.terms,
-        bounds: welcome.bounds,
-        gate,
-        incoming: Incoming::InProcess(responses),
-        dropped,
-    })
-}
-
-async fn greet_v1(
-    config: &Config,
-    shared: &Arc<Shared>,
-    (id, mode): (LinkId, Mode),
-    line: &Line,
-) -> Result<Greeted, Refusal> {
-    let gate = Arc::new(Gate::default());
-    let (sender, dropped) = oneshot::channel();
-    let outgoing = Outgoing::new(
-        Arc::clone(shared),
-        Arc::clone(&gate),
-        id,
-        Some(v1::hello(config, mode)),
-        v1::encode,
-        sender,
-    );
-    let (incoming, welcome) =
-        v1::open(line.channel.clone(), line.authorization.clone(), outgoing).await?;
-    Ok(Greeted {
-        wire: Wire::V1,
-        server: welcome.server,
-        terms: welcome.terms,
-        bounds: welcome.bounds,
-        gate,
-        incoming: Incoming::V1(incoming),
-        dropped,
-    })
-}
-
-async fn greet_v0(
-    config: &Config,
-    shared: &Arc<Shared>,
-    id: LinkId,
-    line: &Line,
-) -> Result<Greeted, Refusal> {
-    let gate = Arc::new(Gate::default());
-    let (sender, dropped) = oneshot::channel();
-    let outgoing = Outgoing::new(
-        Arc::clone(shared),
-        Arc::clone(&gate),
-        id,
-        None,
-        v0::encode,
-        sender,
-    );
-    let incoming = v0::open(
-        line.channel.clone(),
-        line.authorization.clone(),
-        &config.client_name,
-        outgoing,
-    )
-    .await?;
-    Ok(Greeted {
-        wire: Wire::V0,
-        server: ServerInfo::default(),
-        terms: v0::TERMS,
-        bounds: v0::BOUNDS,
-        gate,
-        incoming: Incoming::V0(incoming),
-        dropped,
-    })
-}
-
 impl Drop for Link {
     fn drop(&mut self) {
         self.give_back(End::Lost, &mut Told::default());
@@ -363,7 +230,9 @@ impl Incoming {
 }
 
 /// What a server in this process says next.
-async fn said(responses: &mut Responses) -> Option<Result<proto_v1::SessionResponse, Reason>> {
+pub(super) async fn said(
+    responses: &mut Responses,
+) -> Option<Result<proto_v1::SessionResponse, Reason>> {
     poll_fn(|cx| responses.as_mut().poll_next(cx)).await
 }
 

@@ -34,7 +34,10 @@ pub(super) fn later(shared: &Arc<Shared>, link: LinkId, refused: Refused) {
     tokio::spawn(async move {
         sleep(delay).await;
         if let Some(shared) = shared.upgrade() {
-            lock(&shared.outbox).announce_refused(link, &shared.stats);
+            let waits = lock(&shared.outbox).announce_refused(link, &shared.stats);
+            if waits {
+                shared.ring_idle();
+            }
         }
     });
 }

@@ -1,7 +1,8 @@
 //! What a place's task waits for.
 
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::Poll;
 
 use tokio::time::Sleep;
 
@@ -40,8 +41,8 @@ pub(super) enum Step {
 
 impl Connection {
     /// Waits for whatever comes first. Reading is last in the order, so that a
-    /// flood from a server starves nothing; and nothing is read while the
-    /// host has not taken what was read before.
+    /// flood from a server starves nothing, and the sessions take turns in it;
+    /// nothing is read while the host has not taken what was read before.
     pub(super) async fn step(&mut self) -> Step {
         let Self {
             shared,
@@ -54,6 +55,7 @@ impl Connection {
             replaced,
             unsettled,
             reading,
+            leaving_first,
             ..
         } = self;
         let room = shared.queue.room();
@@ -77,8 +79,11 @@ impl Connection {
             // While nothing is read, no answer can come.
             () = maybe(unsettled.as_mut()), if reading => Step::Unsettled,
             () = room, if !reading => Step::Reads(true),
-            inbound = read(leaving.as_mut()), if reading => Step::FromLeaving(inbound),
-            step = attend(current.as_mut(), reading, watching) => step,
+            step = first_of(
+                read(leaving.as_mut().filter(|_| reading)),
+                attend(current.as_mut(), reading, watching),
+                *leaving_first,
+            ) => step,
         }
     }
 }
@@ -103,9 +108,28 @@ async fn maybe(timer: Option<&mut Timer>) {
     }
 }
 
-async fn read(link: Option<&mut Link>) -> Result<Inbound, Reason> {
-    match link {
-        Some(link) => link.next().await,
+/// Whichever is done first; if both are, the one that is asked first.
+async fn first_of(
+    leaving: impl Future<Output = Step>,
+    current: impl Future<Output = Step>,
+    leaving_first: bool,
+) -> Step {
+    let (mut leaving, mut current) = (pin!(leaving), pin!(current));
+    poll_fn(|cx| {
+        if leaving_first && let Poll::Ready(step) = leaving.as_mut().poll(cx) {
+            return Poll::Ready(step);
+        }
+        match current.as_mut().poll(cx) {
+            Poll::Pending if !leaving_first => leaving.as_mut().poll(cx),
+            polled => polled,
+        }
+    })
+    .await
+}
+
+async fn read(leaving: Option<&mut Link>) -> Step {
+    match leaving {
+        Some(link) => Step::FromLeaving(link.next().await),
         None => std::future::pending().await,
     }
 }

@@ -466,12 +466,12 @@ async fn a_request_that_is_not_answered_is_overdue() {
     frames(&mut interest, B);
     let timeout = 10 * second;
     assert_eq!(interest.next_due(), Some(begin + timeout));
-    assert_eq!(interest.take_overdue(begin + timeout - second), []);
+    assert!(!interest.find_overdue(begin + timeout - second));
     interest.reads(A, false, begin + second);
-    assert_eq!(interest.take_overdue(begin + 9 * timeout), []);
+    assert!(!interest.find_overdue(begin + 9 * timeout));
     assert_eq!(interest.next_due(), None);
     interest.reads(A, true, begin + 2 * second);
-    assert_eq!(interest.take_overdue(begin + timeout), []);
+    assert!(!interest.find_overdue(begin + timeout));
     assert!(!interest.is_settled(A));
     // Answered in part, and let go of.
     let Frame::Subscribe { request, .. } = asked[0] else {
@@ -492,11 +492,16 @@ async fn a_request_that_is_not_answered_is_overdue() {
     assert!(interest.is_settled(A) && !interest.is_settled(B));
     interest.take_all_unanswerable(begin, &mut Told::default());
     assert!(interest.is_settled(B));
-    // Named once.
+    // Found once, and so until it ends.
     interest.subscribe(shard(9), None);
     frames(&mut interest, A);
-    assert_eq!(interest.take_overdue(begin + 2 * timeout), [A]);
-    assert_eq!(interest.take_overdue(begin + 2 * timeout), []);
+    assert!(interest.find_overdue(begin + 2 * timeout));
+    assert!(!interest.find_overdue(begin + 2 * timeout));
+    assert_eq!(interest.next_due(), None);
+    assert!(interest.is_overdue(A) && !interest.is_settled(A));
+    assert!(!interest.is_overdue(B));
+    interest.leaves(A);
+    assert!(!interest.is_overdue(A));
 }
 
 /// Whoever looks is told of what is due sooner than it knows, and of nothing

@@ -7,6 +7,7 @@ use persist_pubsub_proto::ShardId;
 use tokio::time::Instant;
 
 use super::Bounds;
+use super::requests::Requests;
 use crate::connection::gate::{Gate, LinkId};
 use crate::connection::wire::Frame;
 use crate::event::Wire;
@@ -30,8 +31,8 @@ pub(super) struct View {
     leave: BTreeSet<ShardId>,
     /// Refused by the server; asked for again later.
     refused: BTreeSet<ShardId>,
-    /// The requests that are not answered in full.
-    unanswered: BTreeMap<u64, Unanswered>,
+    /// Those of `told` that are not answered.
+    unanswered: Requests,
     /// Since when the answers are not read.
     unread_since: Option<Instant>,
     /// Of `join`, those to be asked for from another seqno than the host's.
@@ -39,6 +40,8 @@ pub(super) struct View {
     /// v0: asked for, which the host has to be told.
     unanswerable: BTreeSet<ShardId>,
     last_request: u64,
+    /// Nobody waits for an answer any more.
+    given_up: bool,
 }
 
 struct Told {
@@ -48,13 +51,6 @@ struct Told {
     asked: Position,
     /// Whether it was answered.
     live: bool,
-}
-
-struct Unanswered {
-    /// When it was asked, or last answered in part.
-    since: Instant,
-    /// How many of its shards wait for an answer; never 0.
-    shards: usize,
 }
 
 impl View {
@@ -74,11 +70,12 @@ impl View {
             join,
             leave: BTreeSet::new(),
             refused: BTreeSet::new(),
-            unanswered: BTreeMap::new(),
+            unanswered: Requests::default(),
             unread_since: None,
             again: BTreeMap::new(),
             unanswerable: BTreeSet::new(),
             last_request: 0,
+            given_up: false,
         }
     }
 
@@ -124,6 +121,10 @@ impl View {
         }
         let request = self.next_request();
         let live = self.wire == Wire::V0;
+        if !live {
+            let shards = shards.iter().copied().collect();
+            self.unanswered.ask(request, shards, now);
+        }
         let mut positions = Vec::with_capacity(shards.len());
         for shard in shards {
             let asked = match self.again.remove(&shard) {
@@ -142,12 +143,6 @@ impl View {
             self.told.insert(shard, told);
             if live {
                 self.unanswerable.insert(shard);
-            } else {
-                let unanswered = self.unanswered.entry(request).or_insert(Unanswered {
-                    since: now,
-                    shards: 0,
-                });
-                unanswered.shards += 1;
             }
         }
         Some(Frame::Subscribe {
@@ -170,29 +165,23 @@ impl View {
         }
         told.live = true;
         let asked = told.asked;
-        self.settle(request);
-        if let Some(unanswered) = self.unanswered.get_mut(&request) {
-            unanswered.since = now;
-        }
+        self.unanswered.settle(request, shard, Some(now));
         Some(asked)
     }
 
     /// Since when the oldest request waits for an answer that is read.
     pub(super) fn asked_since(&self) -> Option<Instant> {
-        if self.unread_since.is_some() {
+        if self.unread_since.is_some() || self.given_up {
             return None;
         }
-        self.unanswered.values().map(|asked| asked.since).min()
+        self.unanswered.oldest()
     }
 
     pub(super) fn reads(&mut self, reads: bool, now: Instant) {
         if !reads {
             self.unread_since.get_or_insert(now);
         } else if let Some(unread) = self.unread_since.take() {
-            for asked in self.unanswered.values_mut() {
-                // What was asked meanwhile is asked now.
-                asked.since += now.saturating_duration_since(unread.max(asked.since));
-            }
+            self.unanswered.excuse(unread, now);
         }
     }
 
@@ -200,22 +189,13 @@ impl View {
     /// in smaller requests, so that one that cannot be taken does not keep
     /// the others out.
     pub(super) fn refuse(&mut self, request: u64) -> usize {
-        // A refused push has no request, and costs no search.
-        if !self.unanswered.contains_key(&request) {
-            return 0;
-        }
-        let shards: Vec<_> = self
-            .told
-            .iter()
-            .filter(|(_, told)| told.request == request && !told.live)
-            .map(|(shard, _)| *shard)
-            .collect();
+        let shards = self.unanswered.take(request);
         if shards.len() > 1 {
             self.bounds.batch = shards.len().div_ceil(2).min(self.bounds.batch);
         }
-        for &shard in &shards {
-            self.forget(shard);
-            self.refused.insert(shard);
+        for shard in &shards {
+            self.told.remove(shard);
+            self.refused.insert(*shard);
         }
         shards.len()
     }
@@ -242,9 +222,13 @@ impl View {
             && self.unanswerable.is_empty()
     }
 
-    /// The session is given up: nobody waits for an answer any more.
-    pub(super) fn wait_no_longer(&mut self) {
-        self.unanswered.clear();
+    /// The session is to end: nobody waits for an answer any more.
+    pub(super) fn give_up(&mut self) {
+        self.given_up = true;
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        self.given_up
     }
 
     fn is_full(&self) -> bool {
@@ -256,21 +240,11 @@ impl View {
         match self.told.remove(&shard) {
             Some(told) => {
                 if !told.live {
-                    self.settle(told.request);
+                    self.unanswered.settle(told.request, shard, None);
                 }
                 true
             }
             None => false,
-        }
-    }
-
-    /// One shard fewer waits for the answer to a request.
-    fn settle(&mut self, request: u64) {
-        if let Some(unanswered) = self.unanswered.get_mut(&request) {
-            unanswered.shards = unanswered.shards.saturating_sub(1);
-            if unanswered.shards == 0 {
-                self.unanswered.remove(&request);
-            }
         }
     }
 

@@ -45,10 +45,10 @@ impl Outbox {
 
     /// What was refused is announced: by the session itself, or by another one
     /// with its place, or by the next. A place that is wanted no more hears
-    /// nothing.
-    pub(crate) fn announce_refused(&mut self, link: LinkId, stats: &Counters) {
+    /// nothing. Whether a session waits, as of a push.
+    pub(crate) fn announce_refused(&mut self, link: LinkId, stats: &Counters) -> bool {
         let Some(at) = self.refused.iter().position(|r| r.link == link) else {
-            return;
+            return false;
         };
         let Refused {
             place, announce, ..
@@ -57,22 +57,18 @@ impl Outbox {
         let reader = exact.or_else(|| self.readers.iter().position(|r| r.place == place));
         let reader = reader.and_then(|at| self.readers.get_mut(at));
         let behind = match reader {
-            Some(reader) => {
-                if std::mem::take(&mut reader.idle) {
-                    reader.gate.ring();
-                }
-                Some(&mut reader.behind)
-            }
+            Some(reader) => Some(&mut reader.behind),
             None => {
                 let published = self.places.iter_mut().find(|p| p.place == place);
                 published.and_then(|published| published.absent.as_mut())
             }
         };
-        let Some(behind) = behind else { return };
+        let Some(behind) = behind else { return false };
         for (shard, seqno) in announce {
             if !raise(&mut behind.announce, shard, seqno, self.max_shards) {
                 stats.announcements_dropped.one();
             }
         }
+        self.readers.iter().any(|reader| reader.idle)
     }
 }

@@ -159,9 +159,7 @@ async fn obey(
                 let shards = Number::try_from(number(2)?)?..=Number::try_from(number(3)?)?;
                 writers.pace(shards, Duration::from_millis(number(4)?));
             }
-            "promote" => {
-                pubsub.promote(process).await?;
-            }
+            "promote" => pubsub.promote(),
             "fence" => {
                 let fence = number(2)?;
                 writers.commit(shards::CATALOG, fence).await;

@@ -23,6 +23,7 @@ async fn a_certificate_is_renewed_without_a_dropped_session() -> Verdict {
     let (first, second) = (Authority::new("first")?, Authority::new("second")?);
     let (old, new) = (first.issue(&["localhost"])?, second.issue(&["localhost"])?);
     let broken = second.issue(&["localhost"])?;
+    let expired = first.issue_until(&["localhost"], 2001)?;
     std::fs::write(broken.file("tls.crt"), "half a certif")?;
     let mount = Mount::new(old.folder())?;
     let flags = [
@@ -67,8 +68,19 @@ async fn a_certificate_is_renewed_without_a_dropped_session() -> Verdict {
     })
     .await?;
     Peer::connect(&before, "back").await?;
-    // Told once, however often it was looked at.
+    assert!(!server.log().contains("has expired"), "{}", server.log());
+
+    // It is what there is: taken, and said.
+    mount.lead_to(expired.folder())?;
+    until("the expired one to be in force", async || {
+        (reloads(&operator, "ok").await? >= 3.0).then_some(())
+    })
+    .await?;
+    assert!(Peer::connect(&before, "refuses it").await.is_err());
     let log = server.log();
+    let warned = log.lines().find(|line| line.contains("has expired"));
+    assert!(warned.is_some_and(|l| l.contains("--tls-cert")), "{log}");
+    // Told once, however often it was looked at.
     assert_eq!(log.matches("not reloaded").count(), 1, "{log}");
     assert!(log.contains("--tls-cert"), "{log}");
     assert_eq!(reloads(&operator, "error").await, Some(1.0));

@@ -329,8 +329,12 @@ async fn the_operators_port_asks_for_rights_and_says_who_sent_it_away() -> Verdi
     let path = file.folder.path().join("token");
     std::fs::write(&path, "dashboard-dashboard")?;
     let (admin, path) = (format!("--admin={admin}"), path.display().to_string());
+    let reader = Entrant::new(&server.url()).with_token("reader-of-blue-only");
+    let session = Peer::connect(&reader, "somebody").await?;
     let listed = run(&["sessions", &admin, "--token-file", &path]).await?;
     assert_eq!(listed.code, Some(0), "{listed:?}");
+    assert!(listed.output.contains("  blue-reader  "), "{listed:?}");
+    drop(session);
     let refused = run(&["sessions", &admin]).await?;
     assert_eq!(refused.code, Some(1), "{refused:?}");
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use persist_pubsub_client::{Client, Config, Event, Events, Mode, Subscription, connect};
 use persist_pubsub_proto::ShardId;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::{Process, Wire};
@@ -39,8 +39,6 @@ pub(super) struct V1 {
     tokens: BTreeMap<Number, Subscription>,
     hearing: JoinHandle<()>,
     fenced: oneshot::Receiver<String>,
-    /// Which client publishes at the moment.
-    publishing: watch::Sender<Client>,
 }
 
 /// What writers publish by.
@@ -48,7 +46,7 @@ pub(super) struct V1 {
 pub(super) enum Publisher {
     None,
     V0(Orders),
-    V1(watch::Receiver<Client>),
+    V1(Client),
 }
 
 impl Publisher {
@@ -57,7 +55,7 @@ impl Publisher {
         match self {
             Self::None => {}
             Self::V0(orders) => orders.give(Order::Push(Push { shard, seqno, diff })),
-            Self::V1(client) => client.borrow().push_diff(&shard, seqno, diff),
+            Self::V1(client) => client.push_diff(&shard, seqno, diff),
         }
     }
 }
@@ -90,7 +88,7 @@ impl Pubsub {
         match self {
             Self::None => Publisher::None,
             Self::V0 { orders, .. } => Publisher::V0(orders.clone()),
-            Self::V1(v1) => Publisher::V1(v1.publishing.subscribe()),
+            Self::V1(v1) => Publisher::V1(v1.client.clone()),
         }
     }
 
@@ -117,11 +115,10 @@ impl Pubsub {
         }
     }
 
-    /// The process may write from now on.
-    pub(super) async fn promote(&mut self, process: &Arc<Process>) -> Result<(), Failure> {
-        match self {
-            Self::None | Self::V0 { .. } => Ok(()),
-            Self::V1(v1) => v1.promote(process).await,
+    /// The process may write from now on. v0 knows no modes.
+    pub(super) fn promote(&self) {
+        if let Self::V1(v1) = self {
+            v1.client.set_mode(Mode::ReadWrite);
         }
     }
 
@@ -160,7 +157,6 @@ impl V1 {
         let (client, events) = connect(config);
         let (tell, fenced) = oneshot::channel();
         Ok(Self {
-            publishing: watch::Sender::new(client.clone()),
             client,
             tokens: BTreeMap::new(),
             hearing: tokio::spawn(hear(Arc::clone(process), events, tell)),
@@ -174,24 +170,9 @@ impl V1 {
         self.tokens.insert(shard, token);
     }
 
-    /// Takes the place of the read-only client by one that may write.
-    async fn promote(&mut self, process: &Arc<Process>) -> Result<(), Failure> {
-        let url = process.who.pubsub.clone().unwrap_or_default();
-        let next = Self::start(process, &url, Mode::ReadWrite)?;
-        self.hearing.abort();
-        self.hearing = next.hearing;
-        self.fenced = next.fenced;
-        self.client = next.client;
-        for shard in std::mem::take(&mut self.tokens).into_keys() {
-            self.follow(process, shard);
-        }
-        self.publishing.send_replace(self.client.clone());
-        Ok(())
-    }
-
     async fn end(self) {
         // The last of the client and its tokens: what waits is sent.
-        drop((self.publishing, self.client, self.tokens));
+        drop((self.client, self.tokens));
         let _ = tokio::time::timeout(LAST, self.hearing).await;
     }
 }

@@ -307,3 +307,6 @@ impl Crash {
         self.process == Some(commit.by) && commit.at + IN_FLIGHT >= self.at
     }
 }
+
+#[cfg(test)]
+mod tests;
