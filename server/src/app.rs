@@ -184,6 +184,10 @@ impl Server {
         Ok(raised.token.epoch)
     }
 
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
     /// Waits until the shutdown that was given to [`start`] has come, or an
     /// operator's call to drain, and the drain is over: at most `drain_timeout` and about a second after it.
     pub async fn wait(mut self) -> DrainOutcome {

@@ -1,6 +1,7 @@
 //! A port: accepts, and keeps each connection within its bounds.
 
 mod accept;
+mod ahead;
 mod frames;
 mod handshakes;
 mod streams;
@@ -11,13 +12,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use prometheus::IntCounter;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_rustls::server::TlsStream;
 use tonic::service::Routes;
 
@@ -34,8 +37,11 @@ use streams::{Activity, ConnectionService};
 pub(crate) use together::Parts;
 use together::Together;
 
-/// How often a connection looks at its clocks.
+/// How often a connection looks at its clocks, at most.
 const TICK: Duration = Duration::from_secs(1);
+/// Looks in the time for which a connection may be without streams, which it
+/// is held to as precisely as that.
+const LOOKS: u32 = 8;
 /// A peer may open so many bytes of streams ahead of what is read of them.
 /// h2 also budgets small frames by the connection's window.
 const STREAM_WINDOW: u32 = 1024 * 1024;
@@ -265,10 +271,7 @@ async fn requests<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
         opened_at,
     } = begun;
     let Common {
-        limits,
-        metrics,
-        drain,
-        ..
+        limits, metrics, ..
     } = common;
     let handle = Connection {
         peer,
@@ -305,56 +308,97 @@ async fn requests<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
         .max_local_error_reset_streams(MAX_ERROR_RESETS)
         .keep_alive_interval(limits.keepalive)
         .keep_alive_timeout(limits.keepalive_timeout);
-    let io = Watched::new(io, limits.max_empty_frames_per_second, metrics.clone());
+    let per_second = limits.max_empty_frames_per_second;
+    let io = Watched::new(io, per_second, handle.parts.clone(), metrics.clone());
     let serving = builder.serve_connection(TokioIo::new(io), service);
     let mut serving = Together::new(serving, handle.parts.clone());
-    let mut busy_at = opened_at;
-    let mut leaving = false;
-    let mut ticks = tokio::time::interval(TICK.min(limits.handshake_timeout / 2));
+    // Polled when it has something to say, and not whenever something passes
+    // over the connection.
+    let watch = |busy_at, leaving| end_of(&activity, &handle, common, opened_at, busy_at, leaving);
+    let mut watching = FuturesUnordered::from_iter([watch(opened_at, false)]);
     loop {
         // In this order, a busy peer keeps the clocks from nothing.
         tokio::select! {
             biased;
-            () = activity.handshake.evicted() => {
-                tracing::debug!(%peer, "connection closed: others waited for its place (--max-handshakes)");
-                break;
-            }
-            () = handle.cut.notified() => {
-                tracing::debug!(%peer, "connection cut: it did not take the end of a stream");
-                break;
-            }
-            () = drain.reached(DrainState::Closed), if !leaving => {
-                leaving = true;
-                if let Some(serving) = serving.connection() {
-                    serving.graceful_shutdown();
+            Some(end) = watching.next() => match end {
+                End::Close(why) => {
+                    tracing::debug!(%peer, "connection closed: {why}");
+                    break;
                 }
-            }
-            now = ticks.tick() => {
-                if !activity.has_started() {
-                    if now.duration_since(opened_at) >= limits.handshake_timeout {
-                        metrics.handshake_timeouts.inc();
-                        tracing::debug!(%peer, "connection closed: no request within --handshake-timeout");
-                        break;
-                    }
-                } else if activity.is_busy() {
-                    busy_at = now;
-                } else if !leaving && now.duration_since(busy_at) >= limits.idle_timeout {
-                    metrics.idle_timeouts.inc();
-                    leaving = true;
+                End::Leave { busy_at } => {
                     if let Some(serving) = serving.connection() {
                         serving.graceful_shutdown();
                     }
-                } else if leaving && now.duration_since(busy_at) >= limits.idle_timeout + limits.keepalive {
-                    // It was asked to go, and did not.
-                    break;
+                    watching.push(watch(busy_at, true));
                 }
-            }
+            },
             served = &mut serving => {
                 if let Err(error) = served {
                     tracing::debug!(%peer, %error, "connection failed");
                 }
                 break;
             }
+        }
+    }
+}
+
+/// How a connection ends that does not end by itself.
+enum End {
+    /// It is asked to go; it was last busy then.
+    Leave { busy_at: Instant },
+    /// At once, for this reason.
+    Close(&'static str),
+}
+
+/// Waits until a connection is to end, whether it is leaving already or not.
+async fn end_of(
+    activity: &Activity,
+    handle: &Connection,
+    common: &Common,
+    opened_at: Instant,
+    mut busy_at: Instant,
+    leaving: bool,
+) -> End {
+    let Common {
+        limits,
+        metrics,
+        drain,
+        ..
+    } = common;
+    loop {
+        // One that serves a stream has nothing to be looked at for but whether
+        // it still does: with thousands of them, each look counts.
+        let pause = if activity.has_started() {
+            TICK.max(limits.idle_timeout / LOOKS)
+        } else {
+            TICK.min(limits.handshake_timeout / 2)
+        };
+        tokio::select! {
+            biased;
+            () = activity.handshake.evicted() => {
+                return End::Close("others waited for its place (--max-handshakes)");
+            }
+            () = handle.cut.notified() => {
+                return End::Close("it did not take the end of a stream");
+            }
+            () = drain.reached(DrainState::Closed), if !leaving => {
+                return End::Leave { busy_at };
+            }
+            () = sleep(pause) => {}
+        }
+        let now = Instant::now();
+        if !activity.has_started() {
+            if now.duration_since(opened_at) >= limits.handshake_timeout {
+                metrics.handshake_timeouts.inc();
+                return End::Close("no request within --handshake-timeout");
+            }
+        } else if activity.is_busy() {
+            busy_at = now;
+        } else if !leaving && now.duration_since(busy_at) >= limits.idle_timeout {
+            metrics.idle_timeouts.inc();
+            return End::Leave { busy_at };
+        } else if leaving && now.duration_since(busy_at) >= limits.idle_timeout + limits.keepalive {
+            return End::Close("it was asked to go, and did not");
         }
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::environment::{Environment, Environments};
 use crate::error::{Refusal, RefusalCode};
 use crate::frame::Publication;
-use crate::happening::{Happening, What};
+use crate::happening::{Happening, Happenings, What};
 use crate::mailbox::Mailbox;
 use crate::metrics::TopicMetrics;
 use crate::retention::{Retention, TopicKey};
@@ -48,7 +48,7 @@ pub(crate) struct Registry {
     unwatched: Unwatched,
     limits: RegistryLimits,
     metrics: TopicMetrics,
-    happenings: broadcast::Sender<Happening>,
+    happenings: Happenings,
 }
 
 /// Who subscribes, and how it is told that there is something.
@@ -77,8 +77,7 @@ impl Registry {
             unwatched: Unwatched::default(),
             limits,
             metrics,
-            // A watcher further behind than this loses events, and is told.
-            happenings: broadcast::channel(4096).0,
+            happenings: Happenings::new(),
         })
     }
 
@@ -111,14 +110,7 @@ impl Registry {
 
     /// What happens on shards from now on.
     pub(crate) fn watch(&self) -> broadcast::Receiver<Happening> {
-        self.happenings.subscribe()
-    }
-
-    fn happened(&self, happening: impl FnOnce() -> Happening) {
-        if self.happenings.receiver_count() > 0 {
-            // Fails when the last watcher has just left.
-            let _ = self.happenings.send(happening());
-        }
+        self.happenings.watch()
     }
 
     /// The topic of a shard, made if need be. When there are too many, that goes
@@ -209,7 +201,7 @@ impl Registry {
         if let Some(deadline) = published.arm {
             self.release_at(topic, deadline);
         }
-        self.happened(|| Happening {
+        self.happenings.tell(|| Happening {
             environment: Arc::clone(environment),
             shard,
             what: if announced && !matches!(verdict, Verdict::Duplicate | Verdict::DoubtedAgain) {
@@ -256,7 +248,7 @@ impl Registry {
     }
 
     fn gapped(&self, environment: &Arc<Environment>, shard: ShardId, last: u64) {
-        self.happened(|| Happening {
+        self.happenings.tell(|| Happening {
             environment: Arc::clone(environment),
             shard,
             what: What::Gapped,
@@ -305,7 +297,7 @@ impl Registry {
             // again: the subscription is never left with the dead one.
             if let Ok(joined) = topic.subscribe(mailbox, slot, start, now, &self.limits.topic) {
                 self.unwatched.watched(&topic);
-                self.happened(|| Happening {
+                self.happenings.tell(|| Happening {
                     environment: Arc::clone(environment),
                     shard,
                     what: What::Subscribed,
@@ -326,7 +318,7 @@ impl Registry {
             Left::Unwatched => self.unwatched.list(topic),
             Left::Idle => self.forget_idle(&topic.key()),
         }
-        self.happened(|| Happening {
+        self.happenings.tell(|| Happening {
             environment: Arc::clone(&topic.environment),
             shard: topic.shard,
             what: What::Unsubscribed,

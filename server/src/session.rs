@@ -246,13 +246,14 @@ impl Session {
         if outbox.is_fenced() {
             return Ok(());
         }
-        let slot = outbox.slot_of(shard);
+        let name = outbox.name_of(shard);
+        let slot = name.and_then(|name| outbox.slot(name));
         let own = slot.as_ref().map(|s| (&s.topic, s.index));
         let verdict = self
             .shared
             .registry
             .publish(environment, publication, self.id, own, now)?;
-        let own_ranges = outbox.published_own(shard, seqno, verdict);
+        let own_ranges = name.map_or(0, |name| outbox.published_own(name, seqno, verdict));
         drop(outbox);
         if own_ranges > self.shared.limits.max_own_ranges {
             // Neither its memory nor what it is told may grow wrong: it comes

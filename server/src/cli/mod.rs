@@ -4,6 +4,7 @@ mod bench;
 mod check;
 mod fence;
 mod generations;
+mod give_back;
 mod healthcheck;
 mod listing;
 mod push;

@@ -5,7 +5,7 @@ use std::pin::pin;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-use super::{Failure, ServeArgs};
+use super::{Failure, ServeArgs, give_back};
 use crate::app::{self, Server, StartError};
 use crate::config::InvalidConfig;
 use crate::drain::DrainOutcome;
@@ -40,6 +40,8 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
     if args.log.log_format == LogFormat::Text && open {
         greet(&server);
     }
+    // Ends with this process.
+    tokio::spawn(give_back::watch(server.shared()));
     let mut stopped = pin!(server.wait());
     tokio::select! {
         // An operator's call has drained it.

@@ -9,6 +9,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::ahead::Ahead;
+use super::together::Parts;
 use crate::metrics::ListenerMetrics;
 
 /// What every client says before its first frame.
@@ -30,6 +32,8 @@ const LEAST_DATA: usize = 20;
 #[derive(Debug)]
 pub(super) struct Watched<Io> {
     io: Io,
+    ahead: Ahead,
+    parts: Parts,
     incoming: Frames,
     outgoing: Frames,
     budget: Budget,
@@ -39,10 +43,13 @@ pub(super) struct Watched<Io> {
 }
 
 impl<Io> Watched<Io> {
-    /// `per_second` of the peer's frames may bring no message.
-    pub(super) fn new(io: Io, per_second: u32, metrics: ListenerMetrics) -> Self {
+    /// `per_second` of the peer's frames may bring no message. `parts` learn of
+    /// what comes.
+    pub(super) fn new(io: Io, per_second: u32, parts: Parts, metrics: ListenerMetrics) -> Self {
         Self {
             io,
+            ahead: Ahead::default(),
+            parts,
             incoming: Frames::after(PREFACE),
             outgoing: Frames::after(0),
             budget: Budget::new(per_second),
@@ -105,9 +112,10 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Watched<Io> {
             this.pause = None;
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+        ready!(this.ahead.poll_read(&mut this.io, cx, buf))?;
         if let Some(bytes) = buf.filled().get(before..) {
             this.came(bytes);
+            this.parts.came();
         }
         Poll::Ready(Ok(()))
     }
@@ -301,7 +309,7 @@ mod tests {
     async fn frames_without_a_message_are_read_at_their_rate() {
         let metrics = ListenerMetrics::new(&prometheus::Registry::new()).unwrap();
         let (mut peer, io) = tokio::io::duplex(1 << 20);
-        let mut watched = Watched::new(io, 100, metrics.clone());
+        let mut watched = Watched::new(io, 100, Parts::default(), metrics.clone());
         peer.write_all(&[0; PREFACE]).await.unwrap();
         let mut total = PREFACE;
         for _ in 0..1_000 {
@@ -330,7 +338,7 @@ mod tests {
     async fn the_errors_that_are_sent_are_counted() {
         let metrics = ListenerMetrics::new(&prometheus::Registry::new()).unwrap();
         let (_peer, io) = tokio::io::duplex(1 << 20);
-        let mut watched = Watched::new(io, 100, metrics.clone());
+        let mut watched = Watched::new(io, 100, Parts::default(), metrics.clone());
         let goaway = frame(GOAWAY, b"\0\0\0\x01\0\0\0\x0bcalm down");
         let reset = frame(RST_STREAM, &[0, 0, 0, 7]);
         let fine = frame(RST_STREAM, &[0, 0, 0, 0]);

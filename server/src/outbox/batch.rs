@@ -58,9 +58,14 @@ pub(super) trait Filling: Sink {
 struct Tally<'a> {
     bytes: usize,
     diffs: u64,
+    /// Of the diffs alone.
+    diff_bytes: u64,
     missed: u64,
     metrics: &'a SessionMetrics,
     now_nanos: u64,
+    /// Seconds from stamp to socket of the first diff, and of all when there
+    /// are more: so a diff that goes alone costs no list.
+    first: Option<f64>,
     stamps: Option<LocalHistogram>,
     live: bool,
 }
@@ -70,9 +75,11 @@ impl<'a> Tally<'a> {
         Self {
             bytes: 0,
             diffs: 0,
+            diff_bytes: 0,
             missed: 0,
             metrics,
             now_nanos,
+            first: None,
             stamps: None,
             live: false,
         }
@@ -80,13 +87,22 @@ impl<'a> Tally<'a> {
 
     fn diff(&mut self, bytes: usize, stamp: Option<u64>) {
         self.diffs += 1;
-        self.metrics.broadcasted_bytes.inc_by(bytes as u64);
+        self.diff_bytes += bytes as u64;
         if let Some(stamp) = stamp.filter(|_| self.live) {
             let nanos = self.now_nanos.saturating_sub(stamp);
+            let seconds = Duration::from_nanos(nanos).as_secs_f64();
+            let Some(first) = self.first else {
+                self.first = Some(seconds);
+                return;
+            };
             let metrics = self.metrics;
             self.stamps
-                .get_or_insert_with(|| metrics.stamp_to_socket.local())
-                .observe(Duration::from_nanos(nanos).as_secs_f64());
+                .get_or_insert_with(|| {
+                    let stamps = metrics.stamp_to_socket.local();
+                    stamps.observe(first);
+                    stamps
+                })
+                .observe(seconds);
         }
     }
 
@@ -96,11 +112,14 @@ impl<'a> Tally<'a> {
     }
 
     fn done<T>(self, told: T) -> Batch<T> {
-        if let Some(stamps) = &self.stamps {
-            stamps.flush();
+        match (&self.stamps, self.first) {
+            (Some(stamps), _) => stamps.flush(),
+            (None, Some(first)) => self.metrics.stamp_to_socket.observe(first),
+            (None, None) => {}
         }
         if self.diffs > 0 {
             self.metrics.broadcasted_diffs.inc_by(self.diffs);
+            self.metrics.broadcasted_bytes.inc_by(self.diff_bytes);
         }
         Batch {
             told,

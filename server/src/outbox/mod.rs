@@ -147,15 +147,24 @@ impl Outbox {
         self.slots.reserve(fresh);
     }
 
-    fn name_of(&self, shard: ShardId) -> Option<u32> {
+    /// The name of the slot of a shard.
+    pub(crate) fn name_of(&self, shard: ShardId) -> Option<u32> {
+        if self.names.is_empty() {
+            // Without hashing: many only publish.
+            return None;
+        }
         let is_it = |name: &u32| shard_of(&self.slots, *name) == Some(shard);
         let hash = self.hasher.hash_one(shard);
         self.names.find(hash, is_it).copied()
     }
 
+    pub(crate) fn slot(&mut self, name: u32) -> Option<&mut Slot> {
+        self.slots.get_mut(name as usize)?.as_mut()
+    }
+
     pub(crate) fn slot_of(&mut self, shard: ShardId) -> Option<&mut Slot> {
         let name = self.name_of(shard)?;
-        self.slots.get_mut(name as usize)?.as_mut()
+        self.slot(name)
     }
 
     /// The name that the next subscription will have.
@@ -220,13 +229,11 @@ impl Outbox {
             .collect()
     }
 
-    /// The session has published `seqno` on one of its shards. Returns how many
-    /// ranges of own publications are kept now, for all shards.
-    pub(crate) fn published_own(&mut self, shard: ShardId, seqno: u64, verdict: Verdict) -> usize {
+    /// The session has published `seqno` on the shard of this slot. Returns how
+    /// many ranges of own publications are kept now, for all shards.
+    pub(crate) fn published_own(&mut self, name: u32, seqno: u64, verdict: Verdict) -> usize {
         let wire = self.reader.wire;
-        let name = self.name_of(shard);
-        let slot = name.and_then(|name| self.slots.get_mut(name as usize)?.as_mut());
-        let (Some(name), Some(slot)) = (name, slot) else {
+        let Some(slot) = self.slots.get_mut(name as usize).and_then(Option::as_mut) else {
             return self.own_ranges;
         };
         if verdict.was_doubted() {
