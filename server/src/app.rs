@@ -121,7 +121,8 @@ impl Server {
         self.admin
     }
 
-    /// The metrics that `/metrics` shows.
+    /// The metrics that `/metrics` shows. Sessions, subscriptions, shards and what
+    /// logs hold are counted when that is asked for, and stand here as of then.
     #[must_use]
     pub fn metrics(&self) -> &prometheus::Registry {
         &self.metrics

@@ -6,6 +6,8 @@
 
 mod access;
 
+use std::sync::{Arc, Mutex};
+
 use prometheus::core::Collector;
 use prometheus::{
     Counter, CounterVec, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge,
@@ -360,6 +362,9 @@ impl ListenerMetrics {
 /// What is counted anew at every scrape.
 #[derive(Clone, Debug)]
 pub(crate) struct ScrapeMetrics {
+    /// Held by one scrape from its counting to its text: another at the same
+    /// moment would set back to 0 what the first is about to show.
+    pub(crate) turn: Arc<Mutex<()>>,
     pub(crate) active_connections: IntGauge,
     pub(crate) sessions: IntGaugeVec,
     pub(crate) subscriptions: IntGauge,
@@ -381,6 +386,7 @@ impl ScrapeMetrics {
         )?;
         info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Ok(Self {
+            turn: Arc::default(),
             active_connections: gauge(
                 registry,
                 "mz_persist_pubsub_server_active_connections",

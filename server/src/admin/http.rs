@@ -1,5 +1,7 @@
 //! What probes and Prometheus ask.
 
+use std::sync::PoisonError;
+
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -31,15 +33,18 @@ async fn readyz(State(admin): State<Admin>) -> impl IntoResponse {
 
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
     let (scrape, registry) = (&admin.scrape, &admin.facts.shared.registry);
+    let turn = scrape.turn.lock().unwrap_or_else(PoisonError::into_inner);
     admin.facts.shared.census.observe(scrape);
     scrape.shards.set(count(registry.topics()));
     scrape.log_bytes.set(count(registry.log_bytes()));
     scrape
         .log_bytes_limit
         .set(count(registry.log_bytes_limit()));
+    let gathered = admin.metrics.gather();
+    drop(turn);
     let encoder = TextEncoder::new();
     let mut text = Vec::new();
-    match encoder.encode(&admin.metrics.gather(), &mut text) {
+    match encoder.encode(&gathered, &mut text) {
         Ok(()) => (
             StatusCode::OK,
             [(header::CONTENT_TYPE, encoder.format_type().to_owned())],
