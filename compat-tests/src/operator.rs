@@ -118,7 +118,7 @@ impl Operator {
     /// No answer.
     pub async fn info(&self) -> Result<GetServerInfoResponse, OperatorError> {
         let mut admin = self.admin.clone();
-        let answer = admin.get_server_info(GetServerInfoRequest {}).await?;
+        let answer = admin.get_server_info(GetServerInfoRequest::default()).await?;
         Ok(answer.into_inner())
     }
 

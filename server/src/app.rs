@@ -22,6 +22,7 @@ use crate::config::{Config, InvalidConfig};
 use crate::drain::{Drain, DrainOutcome, DrainState};
 pub use crate::fence::{BrokenState, FenceError};
 use crate::fence::{Fences, Order};
+use crate::fleet::{Agreement, Answering, Bucket, Fleet, Gather, Peer};
 use crate::listener::{self, Accept};
 use crate::logging::LogGate;
 use crate::metrics::{
@@ -330,6 +331,8 @@ async fn serve<D: Accept>(
         .add_service(V0Service::new(Arc::clone(&context)))
         .add_service(V1Service::new(Arc::clone(&context)));
     let listener_metrics = ListenerMetrics::new(&metrics).map_err(defect)?;
+    let fleet = Fleet::new(Peer::new("server", &instance_id), None);
+    let agreement = Agreement::new(Arc::clone(&shared), fleet.clone(), None);
     let board = Board::new(Facts {
         shared: Arc::clone(&shared),
         drain: drain.clone(),
@@ -338,6 +341,7 @@ async fn serve<D: Accept>(
         started: Instant::now(),
         data_addr,
         v0_environment: config.v0_environment.clone(),
+        fleet,
     });
     let sampling = Arc::clone(&board).run(Sources {
         sessions: shared.metrics.clone(),
@@ -346,7 +350,8 @@ async fn serve<D: Accept>(
     });
     let admin_service = Admin {
         facts: board.facts().clone(),
-        board,
+        gather: Gather::new(board.facts().clone(), Arc::clone(&board)),
+        agreement: Arc::clone(&agreement),
         scrape: ScrapeMetrics::new(&metrics).map_err(defect)?,
         metrics: metrics.clone(),
     };

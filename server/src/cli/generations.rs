@@ -9,7 +9,7 @@ use persist_pubsub_proto::admin_v1::{
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{Code, Status};
 
-use super::target::AdminPort;
+use super::target::{AdminPort, OfReplica, say_missing};
 use super::{Failure, Format, fence, listing};
 use crate::config::InvalidConfig;
 use crate::json;
@@ -55,6 +55,11 @@ pub(crate) struct GenerationsArgs {
     /// With --wait-gone: do not wait for v0 sessions of unknown generation
     #[arg(long, env = "PERSIST_PUBSUB_KNOWN_ONLY", requires = "wait_gone")]
     known_only: bool,
+    /// With --wait-gone: do not wait for replicas that fell silent without a goodbye: they were killed
+    #[arg(long, env = "PERSIST_PUBSUB_PASS_OVER_LOST", requires = "wait_gone")]
+    pass_over_lost: bool,
+    #[command(flatten)]
+    of: OfReplica,
 }
 
 /// A generation is not known to be gone, and the time is over.
@@ -72,21 +77,27 @@ pub(super) async fn run(args: GenerationsArgs) -> Result<(), Failure> {
     let mut client = args.admin.connect().await?;
     let environment = args.environment.clone();
     if !args.watch {
-        let request = ListGenerationsRequest { environment };
+        let request = ListGenerationsRequest {
+            environment,
+            replica: args.of.named(),
+        };
         let answer = client
             .list_generations(request)
             .await
             .map_err(|status| told(&status))?;
-        return print(args.format, &answer.into_inner().census.unwrap_or_default());
+        return print(&args, &answer.into_inner().census.unwrap_or_default());
     }
-    let request = WatchGenerationsRequest { environment };
+    let request = WatchGenerationsRequest {
+        environment,
+        replica: args.of.named(),
+    };
     let answer = client
         .watch_generations(request)
         .await
         .map_err(|status| told(&status))?;
     let mut messages = answer.into_inner();
     while let Some(message) = messages.message().await.map_err(|status| told(&status))? {
-        print(args.format, &message.census.unwrap_or_default())?;
+        print(&args, &message.census.unwrap_or_default())?;
         if args.format == Format::Text {
             println!();
         }
@@ -98,11 +109,14 @@ fn told(status: &Status) -> Failure {
     status.message().to_owned().into()
 }
 
-fn print(format: Format, census: &GenerationCensus) -> Result<(), Failure> {
-    if format == Format::Json {
+fn print(args: &GenerationsArgs, census: &GenerationCensus) -> Result<(), Failure> {
+    args.of.check(&census.replicas)?;
+    say_missing(&census.replicas);
+    if args.format == Format::Json {
         return listing::print_lines([json::census(census)].into_iter());
     }
-    listing::table(
+    listing::table_of(
+        &census.replicas,
         &[
             "ENVIRONMENT",
             "GENERATION",
@@ -116,7 +130,7 @@ fn print(format: Format, census: &GenerationCensus) -> Result<(), Failure> {
             "OUT/S",
             "PUBLISHED",
         ],
-        census.groups.iter().map(row),
+        census.groups.iter().map(|g| (&g.replica, row(g))),
     )?;
     if census.groups_left_out > 0 {
         println!("and {} groups more", census.groups_left_out);
@@ -204,11 +218,13 @@ async fn watch_until_gone(
     })?;
     let request = WatchGenerationsRequest {
         environment: args.environment.clone(),
+        replica: args.of.named(),
     };
     let mut messages = client.watch_generations(request).await?.into_inner();
     while let Some(message) = messages.message().await? {
         let census = message.census.unwrap_or_default();
-        match remains(&census, generation, args.settle, args.known_only) {
+        args.of.check(&census.replicas).map_err(Lost::ForGood)?;
+        match remains(args, &census, generation) {
             None => return Ok(()),
             Some(remains) => *why = remains,
         }
@@ -217,12 +233,7 @@ async fn watch_until_gone(
 }
 
 /// What keeps a generation from being gone. None: it is.
-fn remains(
-    census: &GenerationCensus,
-    generation: u64,
-    settle: Duration,
-    known_only: bool,
-) -> Option<String> {
+fn remains(args: &GenerationsArgs, census: &GenerationCensus, generation: u64) -> Option<String> {
     let sessions = |wanted: &dyn Fn(&StatusGroup) -> bool| -> u64 {
         let groups = census.groups.iter().filter(|group| wanted(group));
         groups.map(|group| group.sessions).sum()
@@ -230,7 +241,7 @@ fn remains(
     let known = sessions(&|group| group.generation.is_some_and(|g| g <= generation));
     // v1 sessions that name no generation are operators' tools.
     let unknown = sessions(&|group| group.generation.is_none() && group.wire_version == "v0");
-    let unknown = if known_only { 0 } else { unknown };
+    let unknown = if args.known_only { 0 } else { unknown };
     let mut remains = Vec::new();
     if known > 0 {
         remains.push(format!(
@@ -245,8 +256,15 @@ fn remains(
     if census.groups_left_out > 0 {
         remains.push("there are more kinds of sessions than the server tells".to_owned());
     }
+    for replica in census.replicas.iter().filter(|r| !r.missing.is_empty()) {
+        // Nobody knows of one that fell silent whether it serves on.
+        if replica.silent && args.pass_over_lost {
+            continue;
+        }
+        remains.push(format!("replica {}: {}", replica.name, replica.missing));
+    }
     let running = census.server_running_for.unwrap_or_default();
-    if Duration::try_from(running).unwrap_or_default() < settle {
+    if Duration::try_from(running).unwrap_or_default() < args.settle {
         remains.push("the server has only just started (--settle)".to_owned());
     }
     (!remains.is_empty()).then(|| remains.join("; "))

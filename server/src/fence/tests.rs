@@ -20,6 +20,7 @@ fn token(generation: u64, epoch: u64, unknown_v0: bool) -> Token {
         generation,
         epoch,
         unknown_v0,
+        forced: 0,
     }
 }
 
