@@ -19,6 +19,7 @@ use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
 use crate::access::Access;
+use crate::backplane::Backplane;
 use crate::clock;
 use crate::drain::Drain;
 use crate::fleet::{Agreement, Fleet, Gather};
@@ -38,6 +39,8 @@ pub(crate) struct Facts {
     pub(crate) data_addr: SocketAddr,
     pub(crate) v0_environment: String,
     pub(crate) fleet: Fleet,
+    /// None: there are no other replicas.
+    pub(crate) backplane: Option<Arc<Backplane>>,
 }
 
 impl Facts {

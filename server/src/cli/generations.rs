@@ -49,6 +49,15 @@ pub(crate) struct GenerationsArgs {
     /// With --wait-gone: for so long
     #[arg(long, value_name = "DURATION", value_parser = duration, env = "PERSIST_PUBSUB_TIMEOUT", default_value = "60s")]
     timeout: Duration,
+    #[command(flatten)]
+    belief: Belief,
+    #[command(flatten)]
+    of: OfReplica,
+}
+
+/// What is enough to take a generation for gone.
+#[derive(Debug, Default, Args)]
+struct Belief {
     /// With --wait-gone: a server that has run for less has not heard from everybody yet, and is not believed
     #[arg(long, value_name = "DURATION", value_parser = duration, env = "PERSIST_PUBSUB_SETTLE", default_value = "10s")]
     settle: Duration,
@@ -58,8 +67,6 @@ pub(crate) struct GenerationsArgs {
     /// With --wait-gone: do not wait for replicas that fell silent without a goodbye: they were killed
     #[arg(long, env = "PERSIST_PUBSUB_PASS_OVER_LOST", requires = "wait_gone")]
     pass_over_lost: bool,
-    #[command(flatten)]
-    of: OfReplica,
 }
 
 /// A generation is not known to be gone, and the time is over.
@@ -224,7 +231,7 @@ async fn watch_until_gone(
     while let Some(message) = messages.message().await? {
         let census = message.census.unwrap_or_default();
         args.of.check(&census.replicas).map_err(Lost::ForGood)?;
-        match remains(args, &census, generation) {
+        match remains(&args.belief, &census, generation) {
             None => return Ok(()),
             Some(remains) => *why = remains,
         }
@@ -233,7 +240,7 @@ async fn watch_until_gone(
 }
 
 /// What keeps a generation from being gone. None: it is.
-fn remains(args: &GenerationsArgs, census: &GenerationCensus, generation: u64) -> Option<String> {
+fn remains(belief: &Belief, census: &GenerationCensus, generation: u64) -> Option<String> {
     let sessions = |wanted: &dyn Fn(&StatusGroup) -> bool| -> u64 {
         let groups = census.groups.iter().filter(|group| wanted(group));
         groups.map(|group| group.sessions).sum()
@@ -241,7 +248,7 @@ fn remains(args: &GenerationsArgs, census: &GenerationCensus, generation: u64) -
     let known = sessions(&|group| group.generation.is_some_and(|g| g <= generation));
     // v1 sessions that name no generation are operators' tools.
     let unknown = sessions(&|group| group.generation.is_none() && group.wire_version == "v0");
-    let unknown = if args.known_only { 0 } else { unknown };
+    let unknown = if belief.known_only { 0 } else { unknown };
     let mut remains = Vec::new();
     if known > 0 {
         remains.push(format!(
@@ -258,13 +265,13 @@ fn remains(args: &GenerationsArgs, census: &GenerationCensus, generation: u64) -
     }
     for replica in census.replicas.iter().filter(|r| !r.missing.is_empty()) {
         // Nobody knows of one that fell silent whether it serves on.
-        if replica.silent && args.pass_over_lost {
+        if replica.silent && belief.pass_over_lost {
             continue;
         }
         remains.push(format!("replica {}: {}", replica.name, replica.missing));
     }
     let running = census.server_running_for.unwrap_or_default();
-    if Duration::try_from(running).unwrap_or_default() < args.settle {
+    if Duration::try_from(running).unwrap_or_default() < belief.settle {
         remains.push("the server has only just started (--settle)".to_owned());
     }
     (!remains.is_empty()).then(|| remains.join("; "))
@@ -272,6 +279,8 @@ fn remains(args: &GenerationsArgs, census: &GenerationCensus, generation: u64) -
 
 #[cfg(test)]
 mod tests {
+    use persist_pubsub_proto::admin_v1::Replica;
+
     use super::*;
 
     fn group(generation: Option<u64>, wire: &str) -> StatusGroup {
@@ -293,8 +302,14 @@ mod tests {
 
     #[test]
     fn who_keeps_a_generation_from_being_gone() {
-        let settle = Duration::from_secs(10);
-        let remains = |census: &GenerationCensus, known| remains(census, 2, settle, known);
+        let remains = |census: &GenerationCensus, known_only| {
+            let belief = Belief {
+                settle: Duration::from_secs(10),
+                known_only,
+                pass_over_lost: false,
+            };
+            remains(&belief, census, 2)
+        };
         for (groups, known_only, gone) in [
             (vec![], false, true),
             (vec![group(Some(3), "v1"), group(None, "v1")], false, true),
@@ -316,5 +331,33 @@ mod tests {
             ..census(&[])
         };
         assert!(remains(&young, true).is_some());
+    }
+
+    /// What a replica has that does not answer is not known.
+    #[test]
+    fn a_replica_that_is_missing_may_have_it() {
+        let replica = |missing: &str, silent| Replica {
+            name: "b".to_owned(),
+            missing: missing.to_owned(),
+            silent,
+            ..Replica::default()
+        };
+        for (replicas, pass_over_lost, gone) in [
+            (vec![replica("", false)], false, true),
+            (vec![replica("no answer", false)], true, false),
+            (vec![replica("not heard of", true)], false, false),
+            (vec![replica("not heard of", true)], true, true),
+        ] {
+            let census = GenerationCensus {
+                replicas,
+                ..census(&[])
+            };
+            let belief = Belief {
+                pass_over_lost,
+                ..Belief::default()
+            };
+            let remains = remains(&belief, &census, 2);
+            assert_eq!(remains.is_none(), gone, "{census:?}: {remains:?}");
+        }
     }
 }

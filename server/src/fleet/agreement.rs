@@ -42,8 +42,11 @@ const COMPARE_EVERY: Duration = Duration::from_secs(5);
 /// For how long the bucket is watched before it is read anew: what NATS lost
 /// without a word is found then, and what the bucket lost is put back.
 const WATCH_FOR: Duration = Duration::from_secs(30);
-/// Until JetStream is asked again that could not be had.
-const RETRY: Duration = Duration::from_secs(15);
+/// Until JetStream is asked again that could not be had: at first, and when it
+/// has been so for long. A user that is not permitted makes NATS say so each
+/// time.
+const RETRY: Duration = Duration::from_secs(5);
+const MAX_RETRY: Duration = Duration::from_secs(300);
 
 /// Agrees.
 #[derive(Debug)]
@@ -200,6 +203,11 @@ impl Agreement {
         holders
     }
 
+    /// Whether there are others to agree with.
+    pub(crate) fn has_others(&self) -> bool {
+        self.fleet.others.is_some()
+    }
+
     /// A fence has been set here without a word to the others: tells them.
     pub(crate) async fn spread(&self, environment: &str, raised: Raised) {
         let raise = |stands: Option<Token>| {
@@ -280,8 +288,12 @@ impl Agreement {
     }
 
     /// Waits until the fences that JetStream has, or else the other replicas,
-    /// are held here.
+    /// are held here; not where nobody can be asked.
     pub(crate) async fn caught_up(&self) {
+        let others = self.fleet.others.as_ref();
+        if !others.is_some_and(|others| others.roll().connected) {
+            return;
+        }
         let mut caught_up = self.caught_up.subscribe();
         let enough = |up: &CaughtUp| up.others && (up.bucket || self.bucket.is_none());
         // Fails only when the sender is gone, and it is ours.
@@ -365,13 +377,17 @@ impl Agreement {
     /// Watches the bucket, and opens it again and again.
     async fn keep_bucket(&self, others: &dyn Peers) {
         let Some(bucket) = &self.bucket else { return };
+        let mut retry = RETRY;
         loop {
             let lost = if others.roll().connected {
                 self.follow(bucket).await.err()
             } else {
                 Some("the backplane is not connected".to_owned())
             };
-            let Some(why) = lost else { continue };
+            let Some(why) = lost else {
+                retry = RETRY;
+                continue;
+            };
             self.shared.fences.metrics().in_jetstream.set(0);
             if bucket.put(Err(why.clone())) {
                 tracing::warn!(
@@ -382,8 +398,8 @@ impl Agreement {
             // There is nothing to wait for at a start.
             self.caught_up.send_modify(|up| up.bucket = true);
             tokio::select! {
-                () = tokio::time::sleep(RETRY) => {}
-                () = self.connected.notified() => {}
+                () = tokio::time::sleep(retry) => retry = MAX_RETRY.min(retry * 2),
+                () = self.connected.notified() => retry = RETRY,
             }
         }
     }

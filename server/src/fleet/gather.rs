@@ -70,7 +70,7 @@ impl Gather {
         Self { facts, board }
     }
 
-    fn fleet(&self) -> &Fleet {
+    pub(super) fn fleet(&self) -> &Fleet {
         &self.facts.fleet
     }
 

@@ -264,3 +264,6 @@ fn sum(samples: impl Iterator<Item = pb::StatusSample>) -> Option<pb::StatusSamp
         sessions: a.sessions + b.sessions,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@ mod bucket;
 mod call;
 mod gather;
 mod merge;
+mod others;
 mod roll;
 #[cfg(test)]
 mod tests;
@@ -31,7 +32,8 @@ pub(crate) use answering::{Answering, fitting};
 pub(crate) use bucket::Bucket;
 use call::{Call, Paged};
 pub(crate) use gather::{Gather, Shown};
-pub(crate) use roll::{Memory, Peer, Roll};
+pub(crate) use others::{Others, serve};
+pub(crate) use roll::{Peer, Roll};
 
 /// Which replicas an operator means: all.
 const ALL: &str = "all";

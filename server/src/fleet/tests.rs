@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, Weak};
 
+use persist_pubsub_proto::ShardId;
 use persist_pubsub_proto::backplane_v1 as wire;
 use persist_pubsub_proto::backplane_v1::operator_answer::Answer;
 use persist_pubsub_proto::backplane_v1::operator_question::Question;
@@ -14,6 +15,7 @@ use super::*;
 use crate::admin::Facts;
 use crate::config::Config;
 use crate::drain::Drain;
+use crate::frame::Publication;
 use crate::session::Shared;
 use crate::status::Board;
 
@@ -61,6 +63,7 @@ impl Net {
             data_addr: ([127, 0, 0, 1], 1).into(),
             v0_environment: "default".to_owned(),
             fleet,
+            backplane: None,
         };
         let board = Board::new(facts.clone());
         let replica = Replica {
@@ -164,7 +167,13 @@ async fn pages_go_from_one_replica_to_the_next() {
         let registry = &replicas[replica].shared.registry;
         let environment = registry.environment("e");
         for shard in shards(first, n) {
-            registry.announce(&environment, shard, 1);
+            let announced = Publication {
+                shard,
+                seqno: 1,
+                diff: None,
+            };
+            let now = Instant::now();
+            registry.publish(&environment, announced, 1, None, now).unwrap();
         }
     }
     let list = async |page_size| {

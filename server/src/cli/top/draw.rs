@@ -385,6 +385,7 @@ mod tests {
                 level: FindingLevel::Alarm.into(),
                 what: "The logs are full.".to_owned(),
                 remedy: "Raise them.".to_owned(),
+                ..StatusFinding::default()
             }],
             ..WatchStatusResponse::default()
         }
