@@ -19,6 +19,7 @@ mod client;
 mod contended;
 mod draining;
 mod fencing;
+mod fleet;
 mod floods;
 mod foreign;
 mod frozen;

@@ -409,10 +409,15 @@ async fn serve<D: Accept>(
         .add_service(V0Service::new(Arc::clone(&context)))
         .add_service(V1Service::new(Arc::clone(&context)));
     let listener_metrics = ListenerMetrics::new(&metrics).map_err(defect)?;
-    let others = backplane.as_ref().map(|b| Arc::new(Others::of(b)) as Arc<dyn Peers>);
+    let others = backplane
+        .as_ref()
+        .map(|b| Arc::new(Others::of(b)) as Arc<dyn Peers>);
     let fleet = Fleet::new(Peer::new(&config.replica_name(), &instance_id), others);
     let bucket = backplane.as_ref().map(|backplane| {
-        Bucket::new(backplane.client().clone(), &config.backplane.backplane_prefix)
+        Bucket::new(
+            backplane.client().clone(),
+            &config.backplane.backplane_prefix,
+        )
     });
     let agreement = Agreement::new(Arc::clone(&shared), fleet.clone(), bucket);
     let board = Board::new(Facts {
@@ -555,11 +560,7 @@ fn reflection(
 
 /// Keeps the fences as the other replicas have them, and answers these, until
 /// it is dropped.
-async fn agree(
-    agreement: Arc<Agreement>,
-    backplane: Option<Arc<Backplane>>,
-    answering: Answering,
-) {
+async fn agree(agreement: Arc<Agreement>, backplane: Option<Arc<Backplane>>, answering: Answering) {
     let answering = Arc::new(answering);
     if let Some(backplane) = backplane {
         fleet::serve(&backplane, &answering);

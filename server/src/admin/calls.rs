@@ -157,7 +157,7 @@ impl AdminService for Admin {
         let request = request.into_inner();
         let environment = self.environment(request.environment);
         let fleet = &self.facts.fleet;
-        let (fence, parts, missing) = match fleet.scope(&request.replica)? {
+        let (fence, mut parts, missing) = match fleet.scope(&request.replica)? {
             Scope::One(peer) => {
                 let request = GetFenceRequest {
                     environment,
@@ -185,6 +185,7 @@ impl AdminService for Admin {
                 (fence, parts, missing)
             }
         };
+        parts.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
         let stands = token(fence.as_ref());
         let holders = parts.into_iter().map(|(peer, answer)| match answer {
             Ok(answer) => pb::FenceHolder {
@@ -311,4 +312,3 @@ pub(super) fn show_fence(environment: String, token: Token) -> pb::Fence {
         unknown_v0: token.unknown_v0,
     }
 }
-

@@ -122,7 +122,8 @@ pub(crate) fn shards(
     shards.truncate(fits);
     let last = shards.last().filter(|_| more);
     Ok(ListShardsResponse {
-        next_page_token: last.map_or_else(String::new, |s| format!("{}{}", s.shard_id, s.environment)),
+        next_page_token: last
+            .map_or_else(String::new, |s| format!("{}{}", s.shard_id, s.environment)),
         shards,
         replicas: Vec::new(),
     })

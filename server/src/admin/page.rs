@@ -68,7 +68,10 @@ fn file(kind: &'static str, text: &'static str) -> axum::routing::MethodRouter<A
 
 /// Each event is a status with the samples that this page has not been sent.
 /// `?replica=` says of which replicas, as in the Admin calls.
-async fn events(State(admin): State<Admin>, query: Query<HashMap<String, String>>) -> impl IntoResponse {
+async fn events(
+    State(admin): State<Admin>,
+    query: Query<HashMap<String, String>>,
+) -> impl IntoResponse {
     let replica = query.get("replica").map_or("", String::as_str);
     let scope = match admin.facts.fleet.scope(replica) {
         Ok(scope) => scope,

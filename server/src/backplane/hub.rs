@@ -208,7 +208,6 @@ impl Hub {
                 Ok(answer) => _ = self.questions.answered(number, answer),
                 Err(_) => self.metrics.bad_messages.inc(),
             },
-            Some(ToMe::Client) => {}
             None => self.metrics.bad_messages.inc(),
         }
     }

@@ -125,7 +125,10 @@ impl Peers {
     /// Those that are here, and when each was heard of last.
     pub(super) fn heard_of(&self) -> Vec<(Peer, Instant)> {
         let known = self.lock();
-        known.values().map(|k| (k.peer.clone(), k.heard_at)).collect()
+        known
+            .values()
+            .map(|k| (k.peer.clone(), k.heard_at))
+            .collect()
     }
 
     /// Those that are here, by name.

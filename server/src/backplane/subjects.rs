@@ -23,8 +23,6 @@ pub(crate) enum ToMe {
     Question,
     /// To the question of that number.
     Answer(u64),
-    /// The NATS client takes it by itself: see `inbox`.
-    Client,
 }
 
 impl Subjects {
@@ -74,8 +72,10 @@ impl Subjects {
     }
 
     /// What the client's own requests are answered under: those to JetStream.
+    /// Not within `to_me`: NATS says to one subscription alone that nobody is
+    /// there to answer, and it is to be the client's.
     pub(crate) fn inbox(&self) -> String {
-        format!("{}.to.{}.js", self.root, self.instance)
+        format!("{}.js.{}", self.root, self.instance)
     }
 
     /// All that comes to this replica alone.
@@ -89,9 +89,6 @@ impl Subjects {
         let rest = rest.strip_prefix(&self.instance)?;
         if rest == ".ask" {
             return Some(ToMe::Question);
-        }
-        if rest.starts_with(".js.") {
-            return Some(ToMe::Client);
         }
         let number = u64::from_str_radix(rest.strip_prefix(".re.")?, 16).ok()?;
         Some(ToMe::Answer(number))

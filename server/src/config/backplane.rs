@@ -159,7 +159,10 @@ impl BackplaneConfig {
             return Err(InvalidConfig {
                 flag: "--replica-name",
                 value: name.to_owned(),
-                allowed: format!("'{}' mean something else to operators' commands", RESERVED.join("' and '")),
+                allowed: format!(
+                    "'{}' mean something else to operators' commands",
+                    RESERVED.join("' and '")
+                ),
             });
         }
         let in_subjects = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);

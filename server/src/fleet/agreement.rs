@@ -72,7 +72,7 @@ struct CaughtUp {
 #[derive(Debug)]
 pub(crate) struct Agreed {
     pub(crate) raised: Raised,
-    /// This replica, then the others. Empty: there is no backplane.
+    /// All replicas, by name. Empty: there is no backplane.
     pub(crate) holders: Vec<Holder>,
     /// Or why not, for people.
     pub(crate) in_jetstream: Result<(), String>,
@@ -155,6 +155,7 @@ impl Agreement {
             });
             let told = self.tell(&**others, environment, raised).await;
             agreed.holders.extend(told);
+            agreed.holders.sort_by(|a, b| a.peer.name.cmp(&b.peer.name));
             let unconfirmed = agreed.holders.iter();
             let unconfirmed = unconfirmed.filter(|holder| !holder.confirms(raised.token));
             let unconfirmed: Vec<_> = unconfirmed.map(|h| h.peer.name.as_str()).collect();

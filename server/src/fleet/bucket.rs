@@ -5,9 +5,11 @@ use std::error::Error;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind};
-use async_nats::jetstream::kv::{Config, Entry, Operation, Store, UpdateErrorKind};
-use async_nats::jetstream::{self, Context, Error as Refused, ErrorCode};
+use async_nats::jetstream::context::{
+    CreateStreamError, CreateStreamErrorKind, GetStreamError, GetStreamErrorKind,
+};
+use async_nats::jetstream::kv::{Entry, Operation, Store, UpdateErrorKind};
+use async_nats::jetstream::{self, Context, Error as Refused, ErrorCode, stream};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
@@ -86,31 +88,36 @@ impl Bucket {
             Err(error) if is_not_there(&error) => {}
             Err(error) => return Err(self.explain(&error)),
         }
-        let mut config = Config {
-            bucket: self.name.clone(),
-            description: "Fences of persist-pubsub, by environment".to_owned(),
-            history: 1,
+        // What the library's own call for it adds, an old server does not answer
+        // as the library expects.
+        let mut config = stream::Config {
+            name: format!("KV_{}", self.name),
+            description: Some("Fences of persist-pubsub, by environment".to_owned()),
+            subjects: vec![format!("$KV.{}.>", self.name)],
+            max_messages_per_subject: 1,
             max_bytes: MAX_BYTES,
-            max_value_size: MAX_VALUE,
+            max_message_size: MAX_VALUE,
+            discard: stream::DiscardPolicy::New,
+            allow_rollup: true,
+            deny_delete: true,
+            allow_direct: true,
             num_replicas: COPIES,
-            ..Config::default()
+            ..stream::Config::default()
         };
-        let made = match self.context.create_key_value(config.clone()).await {
+        let made = match self.context.create_stream(config.clone()).await {
             Err(_) => {
                 // A single server, or a small cluster, or one that is not whole.
                 config.num_replicas = 1;
-                self.context.create_key_value(config).await
+                self.context.create_stream(config).await
             }
             made => made,
         };
-        match made {
-            Ok(store) => Ok(store),
-            // Another replica may have made it meanwhile.
-            Err(error) => match self.context.get_key_value(&self.name).await {
-                Ok(store) => Ok(store),
-                Err(_) => Err(self.explain(&error)),
-            },
-        }
+        // Another replica may have made it meanwhile.
+        let store = self.context.get_key_value(&self.name).await;
+        store.map_err(|error| match made {
+            Err(why) => self.explain(&why),
+            Ok(_) => self.explain(&error),
+        })
     }
 
     /// Changes the fence of an environment to what `decide` makes of the one
@@ -148,7 +155,7 @@ impl Bucket {
     pub(super) fn explain(&self, error: &(dyn Error + 'static)) -> String {
         let name = &self.name;
         let text = error.to_string();
-        match causes(error).find_map(|cause| cause.downcast_ref::<Refused>()) {
+        match causes(error).find_map(refusal) {
             Some(refused) => match refused.kind() {
                 ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT | ErrorCode::NO_ACCOUNT => {
                     "the NATS account has no JetStream".to_owned()
@@ -174,17 +181,28 @@ impl Bucket {
     }
 }
 
-fn causes<'a>(
-    error: &'a (dyn Error + 'static),
-) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| error.source())
 }
 
 fn is_not_there(error: &(dyn Error + 'static)) -> bool {
-    causes(error).any(|cause| {
-        let kind = cause.downcast_ref::<GetStreamError>().map(|e| e.kind());
-        matches!(kind, Some(GetStreamErrorKind::JetStream(e)) if e.error_code() == ErrorCode::STREAM_NOT_FOUND)
-    })
+    let refused = causes(error).find_map(refusal);
+    refused.is_some_and(|e| e.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
+/// What JetStream answered. None: it is another error.
+fn refusal(error: &(dyn Error + 'static)) -> Option<Refused> {
+    if let Some(error) = error.downcast_ref::<GetStreamError>()
+        && let GetStreamErrorKind::JetStream(refused) = error.kind()
+    {
+        return Some(refused);
+    }
+    if let Some(error) = error.downcast_ref::<CreateStreamError>()
+        && let CreateStreamErrorKind::JetStream(refused) = error.kind()
+    {
+        return Some(refused);
+    }
+    error.downcast_ref::<Refused>().cloned()
 }
 
 /// Letters and digits, and `also`, stay; any other byte is a `mark` and two

@@ -338,10 +338,7 @@ impl StatusView {
         let others = self.gather.others(&call, seen);
         let (own, (others, missing)) = tokio::join!(self.own.as_mut()?.next(), others);
         let (look, samples) = own?;
-        let mut parts = vec![(
-            self.gather.fleet().me.clone(),
-            Ok(look.message(samples)),
-        )];
+        let mut parts = vec![(self.gather.fleet().me.clone(), Ok(look.message(samples)))];
         self.seen.clear();
         for (peer, answer) in others {
             let answer = answer.map(|(answer, newest)| {

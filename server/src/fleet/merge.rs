@@ -147,7 +147,9 @@ pub(super) fn status(
     whole.shards.truncate(SHARDS);
     replicas.sort_by(|a, b| a.name.cmp(&b.name));
     replicas.extend(missing);
-    let silent = replicas.iter().filter(|replica| !replica.missing.is_empty());
+    let silent = replicas
+        .iter()
+        .filter(|replica| !replica.missing.is_empty());
     whole.findings.extend(silent.map(absent));
     whole.findings.sort_by_key(|finding| Reverse(finding.level));
     whole.replicas = replicas;

@@ -126,14 +126,11 @@ impl Fleet {
 }
 
 fn unknown(named: &str, me: &Peer, roll: &Roll) -> Status {
-    let silent = roll.missing().find(|replica| {
-        replica.silent && Peer::new(&replica.name, &replica.instance_id).is(named)
-    });
+    let silent = roll
+        .missing()
+        .find(|replica| replica.silent && Peer::new(&replica.name, &replica.instance_id).is(named));
     if let Some(replica) = silent {
-        return Status::unavailable(format!(
-            "replica '{}': {}",
-            replica.name, replica.missing
-        ));
+        return Status::unavailable(format!("replica '{}': {}", replica.name, replica.missing));
     }
     let known = std::iter::once(me).chain(&roll.present);
     let known: Vec<_> = known.map(|peer| peer.name.as_str()).collect();

@@ -155,7 +155,13 @@ fn a_call_is_about_one_or_about_all() {
     for named in ["", "all", "this", "a", "a-run"] {
         assert_eq!(alone.scope(named).unwrap(), Scope::This, "{named}");
     }
-    assert!(alone.scope("b").unwrap_err().message().contains("no --backplane"));
+    assert!(
+        alone
+            .scope("b")
+            .unwrap_err()
+            .message()
+            .contains("no --backplane")
+    );
 }
 
 /// However small the pages: each row once, each replica named.
@@ -173,7 +179,9 @@ async fn pages_go_from_one_replica_to_the_next() {
                 diff: None,
             };
             let now = Instant::now();
-            registry.publish(&environment, announced, 1, None, now).unwrap();
+            registry
+                .publish(&environment, announced, 1, None, now)
+                .unwrap();
         }
     }
     let list = async |page_size| {
@@ -236,7 +244,9 @@ async fn only_what_changes_nothing_is_forwarded() {
                 ..wire::ForwardedCall::default()
             })),
         };
-        let answer = replicas[0].answering.answer(question.encode_to_vec().into());
+        let answer = replicas[0]
+            .answering
+            .answer(question.encode_to_vec().into());
         let answer = wire::OperatorAnswer::decode(answer.await).unwrap();
         let Some(Answer::Refusal(refusal)) = answer.answer else {
             panic!("{name}: {answer:?}");

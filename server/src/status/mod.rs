@@ -138,26 +138,23 @@ impl Board {
     }
 
     /// The next look, for who asks for one after the other: looks go on between
-    /// its questions, so that there are rates. With the samples after `seen`.
-    /// None: the server is gone.
+    /// its questions, so that there are rates from the second on. With the
+    /// samples after `seen`. None: the server is gone.
     pub(crate) async fn next(
         self: &Arc<Self>,
         seen: u64,
     ) -> Option<(Arc<Status>, Vec<pb::StatusSample>)> {
         let mut watcher = self.watch();
         watcher.seen = seen;
-        let first = {
-            let mut kept = self.kept();
-            let first = kept.is_none();
-            *kept = Some((self.status.subscribe(), Instant::now()));
-            first
-        };
-        if first {
-            // What was done between two looks are the rates.
-            watcher.next().await?;
-            watcher.seen = seen;
-        }
+        *self.kept() = Some((self.status.subscribe(), Instant::now()));
         watcher.next().await
+    }
+
+    /// The last look, of whenever. None: there was none.
+    pub(crate) fn last(&self, seen: u64) -> Option<(Arc<Status>, Vec<pb::StatusSample>)> {
+        let look = self.status.borrow().clone()?;
+        let samples = self.samples().after(seen, look.newest);
+        Some((look, samples))
     }
 
     /// Who is connected at present, in an environment or in all (empty), where

@@ -327,7 +327,13 @@ fn table<const N: usize>(
     rows: impl Iterator<Item = (String, [String; N], bool)>,
 ) -> Table<'static> {
     let named = !status.replicas.is_empty();
-    let first = named.then_some(("REPLICA", Constraint::Fill(1)));
+    let names = status
+        .replicas
+        .iter()
+        .map(|replica| replica.name.chars().count());
+    let widest = names.max().unwrap_or_default().clamp(7, 24);
+    let width = Constraint::Length(u16::try_from(widest).unwrap_or(u16::MAX));
+    let first = named.then_some(("REPLICA", width));
     let (titles, widths): (Vec<_>, Vec<_>) = first.into_iter().chain(columns).unzip();
     let rows = rows.map(|(replica, cells, alarming)| {
         let first = named.then_some(replica);

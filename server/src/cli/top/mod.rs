@@ -160,11 +160,7 @@ async fn listen(args: &TopArgs, told: mpsc::Sender<News>) {
             let mut messages = messages.map_err(super::listing::told)?.into_inner();
             // Nobody hears any more: the whole command ends.
             let _ = told.send(News::Connected).await;
-            while let Some(status) = messages
-                .message()
-                .await
-                .map_err(super::listing::told)?
-            {
+            while let Some(status) = messages.message().await.map_err(super::listing::told)? {
                 args.of.check(&status.replicas)?;
                 let _ = told.send(News::Status(Box::new(status))).await;
             }

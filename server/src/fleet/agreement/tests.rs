@@ -104,7 +104,10 @@ async fn of_two_of_the_same_epoch_the_stricter_stands() {
     // The other of the two does not hear of it.
     net.cut(&replicas[0]);
     set(&replicas[1], all).await;
-    assert_eq!((stands(&replicas[0]), stands(&replicas[1])), ((5, 1), (3, 1)));
+    assert_eq!(
+        (stands(&replicas[0]), stands(&replicas[1])),
+        ((5, 1), (3, 1))
+    );
     net.mend();
     meet(&replicas).await;
     meet(&replicas).await;
@@ -139,7 +142,10 @@ async fn a_wrong_fence_is_refused() {
     for fence in [
         None,
         Some(wire::Fence::default()),
-        Some(show(&"x".repeat(crate::fence::MAX_NAME + 1), Token::default())),
+        Some(show(
+            &"x".repeat(crate::fence::MAX_NAME + 1),
+            Token::default(),
+        )),
     ] {
         let told = wire::FenceTold {
             fence,

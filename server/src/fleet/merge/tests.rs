@@ -38,7 +38,10 @@ fn samples_of_several_become_one_row() {
         [(1.0, 1, Some(0.1)), (7.0, 7, Some(0.3))]
     );
     assert_eq!(mix(&[one], Some(&[])), [(6.0, 1, Some(0.3))]);
-    assert_eq!(mix(&[one], Some(&[five, sample(7.0, 1, None)])), [(7.0, 7, Some(0.3))]);
+    assert_eq!(
+        mix(&[one], Some(&[five, sample(7.0, 1, None)])),
+        [(7.0, 7, Some(0.3))]
+    );
     assert_eq!(mix(&[two], None), [(2.0, 2, None)]);
     assert_eq!(mix(&[two], Some(&[five])), [(7.0, 7, Some(0.3))]);
     assert_eq!(mix(&[], None), [(2.0, 0, None)]);
@@ -73,7 +76,14 @@ fn the_census_of_all_names_each_row_and_each_that_is_missing() {
     );
     let rows = whole.groups.iter();
     let rows: Vec<_> = rows
-        .map(|g| (&*g.environment, g.generation.unwrap(), &*g.replica, g.sessions))
+        .map(|g| {
+            (
+                &*g.environment,
+                g.generation.unwrap(),
+                &*g.replica,
+                g.sessions,
+            )
+        })
         .collect();
     assert_eq!(
         rows,
@@ -123,6 +133,10 @@ fn the_status_of_all_sums_up_and_warns_of_who_is_missing() {
     let finding = &whole.findings[0];
     assert_eq!(finding.replica, "b");
     assert!(finding.what.contains("no answer in time"), "{finding:?}");
-    let each: Vec<_> = whole.replicas.iter().map(|r| r.server.as_ref().map(|s| s.sessions)).collect();
+    let each: Vec<_> = whole
+        .replicas
+        .iter()
+        .map(|r| r.server.as_ref().map(|s| s.sessions))
+        .collect();
     assert_eq!(each, [Some(3), None, Some(4)]);
 }
