@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::{Client, Subject};
-use persist_pubsub_proto::ShardId;
 use persist_pubsub_proto::backplane_v1::{ShardPart, ShardWanted, ShardsAnswer, ShardsQuestion};
+use persist_pubsub_proto::{MAX_SEQNO, ShardId};
 use prost::Message;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -250,11 +250,12 @@ impl Asker {
             return self.metrics.bad_messages.inc();
         };
         for part in answer.shards {
-            let Ok(shard) = ShardId::from_slice(&part.shard_id) else {
+            let head = part.head;
+            let shard = ShardId::from_slice(&part.shard_id);
+            let Some(shard) = shard.ok().filter(|_| head <= MAX_SEQNO) else {
                 self.metrics.bad_messages.inc();
                 continue;
             };
-            let head = part.head;
             if self.take_part(environment, shard, part, instance) {
                 let highest = heads.entry(shard).or_default();
                 if head >= highest.0 {
