@@ -6,8 +6,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use persist_pubsub_proto::ShardId;
 use persist_pubsub_proto::backplane_v1::Heads;
+use persist_pubsub_proto::{MAX_SEQNO, ShardId};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -98,7 +98,8 @@ impl Healer {
     pub(super) fn heads(&self, environment: &Arc<Environment>, heads: Heads) {
         let mut behind = Vec::new();
         for head in heads.heads {
-            let Ok(shard) = ShardId::from_slice(&head.shard_id) else {
+            let shard = ShardId::from_slice(&head.shard_id);
+            let Some(shard) = shard.ok().filter(|_| head.seqno <= MAX_SEQNO) else {
                 self.metrics.bad_messages.inc();
                 continue;
             };
@@ -107,12 +108,18 @@ impl Healer {
                 behind.push((key, head.seqno));
             }
         }
-        if behind.is_empty() {
+        self.behind(&heads.instance, behind);
+    }
+
+    /// A replica has more of some shards: it is asked in a moment.
+    pub(super) fn behind(&self, instance: &str, shards: impl IntoIterator<Item = (TopicKey, u64)>) {
+        let mut shards = shards.into_iter().peekable();
+        if shards.peek().is_none() {
             return;
         }
         let mut todo = self.todo();
-        for (key, head) in behind {
-            todo.told.insert(key, (heads.instance.clone(), head));
+        for (key, head) in shards {
+            todo.told.insert(key, (instance.to_owned(), head));
         }
         todo.told_at.get_or_insert_with(Instant::now);
         drop(todo);

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use async_nats::connection::State;
 use async_nats::{Client, Message as Heard, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -17,15 +18,17 @@ use super::heal::Healer;
 use super::link::Link;
 use super::presence::{self, News, Peers};
 use super::questions::Questions;
+use super::spread::is_movable;
 use super::subjects::ToMe;
 use crate::drain::Drain;
-use crate::frame::Wire;
 use crate::generation::Census;
 use crate::metrics::BackplaneMetrics;
 
-/// Questions of other replicas that are answered at a time; more are left
-/// unanswered, and put again.
+/// Questions of other replicas that are answered at a time.
 const ANSWERED_AT_A_TIME: usize = 64;
+/// Those that wait for that, besides: each replica puts at most 64 at a time.
+/// More are left unanswered, and put again.
+const WAITING_QUESTIONS: usize = 4096;
 
 /// Who this replica is, and how it is.
 #[derive(Debug)]
@@ -41,7 +44,7 @@ pub(super) struct Me {
 impl Me {
     pub(super) fn presence(&self) -> Presence {
         let sessions = self.census.all();
-        let movable = sessions.iter().filter(|s| s.wire == Wire::V1).count();
+        let movable = sessions.iter().filter(|s| is_movable(s)).count();
         Presence {
             instance: self.instance.clone(),
             name: self.name.clone(),
@@ -65,6 +68,14 @@ pub(super) struct Hub {
     pub(super) answers: Arc<Answers>,
     pub(super) healer: Arc<Healer>,
     pub(super) metrics: BackplaneMetrics,
+    /// The largest diff that is relayed.
+    pub(super) max_diff_bytes: usize,
+}
+
+/// Bounds what is done for other replicas.
+struct Answering {
+    admitted: Arc<Semaphore>,
+    begun: Semaphore,
 }
 
 /// What the hub listens to.
@@ -77,10 +88,13 @@ pub(super) struct Ears {
 impl Hub {
     /// Runs until it is dropped, or the client has ended.
     pub(super) async fn run(self, mut ears: Ears) {
-        let answering = Arc::new(Semaphore::new(ANSWERED_AT_A_TIME));
+        let answering = Arc::new(Answering {
+            admitted: Arc::new(Semaphore::new(WAITING_QUESTIONS)),
+            begun: Semaphore::new(ANSWERED_AT_A_TIME),
+        });
         let mut ticks = tokio::time::interval(presence::EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut turn = 0;
+        let (mut turn, mut doubts) = (0, 0);
         loop {
             tokio::select! {
                 heard = ears.presence.next() => match heard {
@@ -95,14 +109,46 @@ impl Hub {
                     Some(heard) => self.question(heard, &answering),
                     None => return,
                 },
-                now = ticks.tick() => self.tick(now).await,
+                now = ticks.tick() => {
+                    self.look_at_link(&mut doubts);
+                    self.tick(now).await;
+                }
                 // Behind the subscriptions, which the client has made again.
                 () = self.link.connected_again(&mut turn) => {
                     let begins = Presence { begins: true, ..self.me.presence() };
                     self.say(begins, None).await;
                     self.healer.connected();
+                    self.compare_bounds();
                 }
             }
+        }
+    }
+
+    fn compare_bounds(&self) {
+        let max_payload = self.client.max_payload();
+        if max_payload < self.max_diff_bytes
+            && let Some(unlogged) = self.link.may_log()
+        {
+            tracing::warn!(
+                max_payload,
+                max_diff_bytes = self.max_diff_bytes,
+                unlogged,
+                "backplane: larger diffs than NATS takes are told as gaps to the sessions of other replicas (max_payload of NATS, --max-diff-bytes)"
+            );
+        }
+    }
+
+    /// The client tells of its connection by events, of which it drops those
+    /// that come too fast: whatever it says for a second or more is so.
+    fn look_at_link(&self, doubts: &mut u32) {
+        let connected = self.client.connection_state() == State::Connected;
+        *doubts = if connected == self.link.is_up() {
+            0
+        } else {
+            *doubts + 1
+        };
+        if *doubts > 1 {
+            self.link.is_now(connected);
         }
     }
 
@@ -196,7 +242,7 @@ impl Hub {
         }
     }
 
-    fn to_me(&self, heard: Heard, answering: &Arc<Semaphore>) {
+    fn to_me(&self, heard: Heard, answering: &Arc<Answering>) {
         match self.questions.subjects.read_to_me(&heard.subject) {
             Some(ToMe::Question) => self.question(heard, answering),
             Some(ToMe::Answer(number)) if heard.status == Some(StatusCode::NO_RESPONDERS) => {
@@ -212,7 +258,7 @@ impl Hub {
         }
     }
 
-    fn question(&self, heard: Heard, answering: &Arc<Semaphore>) {
+    fn question(&self, heard: Heard, answering: &Arc<Answering>) {
         if heard.payload.is_empty() {
             return;
         }
@@ -222,17 +268,20 @@ impl Hub {
         if question.instance == self.me.instance || self.me.left.load(Ordering::Relaxed) {
             return;
         }
-        let Ok(permit) = Arc::clone(answering).try_acquire_owned() else {
+        let Ok(admitted) = Arc::clone(&answering.admitted).try_acquire_owned() else {
             return self.metrics.refused.inc();
         };
+        let answering = Arc::clone(answering);
         let (questions, answers) = (Arc::clone(&self.questions), Arc::clone(&self.answers));
         tokio::spawn(async move {
+            // Never closed.
+            let begun = answering.begun.acquire().await;
             if question.kind == super::SHARDS {
                 answers.answer(question.payload, &reply).await;
             } else {
                 questions.answer(question, reply).await;
             }
-            drop(permit);
+            drop((begun, admitted));
         });
     }
 }

@@ -60,6 +60,11 @@ impl Subjects {
         format!("{}.replica", self.root).into()
     }
 
+    /// Where nobody listens.
+    pub(crate) fn nowhere(&self) -> Subject {
+        format!("{}.nowhere.{}", self.root, self.instance).into()
+    }
+
     /// For questions to one replica. None: no instance is called so.
     pub(crate) fn ask_one(&self, instance: &str) -> Option<Subject> {
         let plain = !instance.is_empty() && instance.bytes().all(is_plain);
@@ -69,13 +74,6 @@ impl Subjects {
     /// Where answers to this replica's question `number` go.
     pub(crate) fn reply(&self, number: u64) -> Subject {
         format!("{}.to.{}.re.{number:x}", self.root, self.instance).into()
-    }
-
-    /// What the client's own requests are answered under: those to JetStream.
-    /// Not within `to_me`: NATS says to one subscription alone that nobody is
-    /// there to answer, and it is to be the client's.
-    pub(crate) fn inbox(&self) -> String {
-        format!("{}.js.{}", self.root, self.instance)
     }
 
     /// All that comes to this replica alone.
