@@ -11,8 +11,9 @@ pub mod conf;
 pub mod jwt;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use tokio::process::{Child, Command};
 
@@ -20,8 +21,10 @@ use self::conf::Conf;
 use crate::child::{Folder, send_signal};
 use crate::operator::{self, OperatorError};
 use crate::tools::{self, Missing};
-use crate::wait::{TimedOut, until, within};
+use crate::wait::{TimedOut, within};
 
+/// How often a server's ports are looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// The file in a server's folder that configures it.
 const CONF: &str = "nats.conf";
 
@@ -95,14 +98,14 @@ impl Nats {
             .spawn()?;
         let pid = process.id().ok_or(NatsError::Ended)?;
         let file = folder.path().join(format!("nats-server_{pid}.ports"));
-        let serves = until("nats-server to write its ports", async || {
-            if process.try_wait().is_ok_and(|ended| ended.is_some()) {
-                return Some(None);
-            }
-            Some(Some(Ports::parse(&std::fs::read_to_string(&file).ok()?)?))
-        });
-        let ports = match serves.await {
-            Ok(ports) => ports.ok_or_else(|| ended(&folder))?,
+        let ports = match within(
+            "nats-server to write its ports",
+            serves(&mut process, &file),
+        )
+        .await
+        {
+            Ok(Some(ports)) => ports,
+            Ok(None) => return Err(ended(&folder)),
             Err(late) => return Err(NatsError::TimedOut(late, folder.read_log())),
         };
         Ok(Self {
@@ -175,6 +178,22 @@ impl Nats {
         match within("nats-server to end", self.process.kill()).await {
             Ok(ended) => Ok(ended?),
             Err(late) => Err(NatsError::TimedOut(late, self.log())),
+        }
+    }
+}
+
+/// Waits for the file that it writes once it serves. None: it has ended.
+/// Without an end of its own.
+async fn serves(process: &mut Child, file: &Path) -> Option<Ports> {
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    loop {
+        looks.tick().await;
+        if process.try_wait().is_ok_and(|ended| ended.is_some()) {
+            return None;
+        }
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        if let Some(ports) = Ports::parse(&text) {
+            return Some(ports);
         }
     }
 }

@@ -58,8 +58,14 @@ pub(super) fn replicas_for(promise: &str) -> bool {
 
 /// The same, as one of several replicas.
 fn replica(config: &Config, nats: &str, prefix: &str, number: usize) -> Config {
-    let config = config.clone();
-    let _ = (nats, prefix, number);
+    let mut config = config.clone();
+    let backplane = &mut config.backplane;
+    backplane.backplane = vec![nats.to_owned()];
+    prefix.clone_into(&mut backplane.backplane_prefix);
+    backplane.replica_name = Some(format!("replica-{number}"));
+    backplane.rebalance_interval = Duration::ZERO;
+    // However long a busy machine takes.
+    backplane.backplane_join_timeout = Duration::from_secs(30);
     config
 }
 

@@ -16,7 +16,10 @@ use super::stage::{Stage, whole};
 /// How long it is away.
 const AWAY: Duration = Duration::from_secs(2);
 
-/// `/readyz` says that it is ready; what else it says.
+/// What `/readyz` says with NATS there.
+const WHOLE: &str = "serving\nbackplane: connected\n";
+
+/// `/readyz` says that it is ready; and this.
 async fn detail(replica: &Replica) -> Result<String, Failure> {
     let (code, body) = replica.operator().get("/readyz").await?;
     assert_eq!(code, 200, "{}: {body}", replica.name());
@@ -32,7 +35,7 @@ async fn without_nats_replicas_serve_their_own_sessions_and_heal() -> Verdict {
     let replicas = Replicas::start(&[nats.address()], 3, &["--reorder-window=1s"]).await?;
     let mut stage = Stage::set(replicas).await?;
     for replica in stage.replicas.all() {
-        assert_eq!(detail(replica).await?, "ready\n", "{}", replica.name());
+        assert_eq!(detail(replica).await?, WHOLE, "{}", replica.name());
     }
 
     let gone = Instant::now();
@@ -42,7 +45,7 @@ async fn without_nats_replicas_serve_their_own_sessions_and_heal() -> Verdict {
             .tells("it to notice", CONNECTED, |connected| connected == 0.0)
             .await?;
         let said = detail(replica).await?;
-        assert!(said.contains("backplane"), "{said:?}");
+        assert!(said.contains("backplane: not connected"), "{said:?}");
     }
     // Each reader hears of what the writer at its own replica writes, as if
     // nothing were wrong.
@@ -78,8 +81,8 @@ async fn without_nats_replicas_serve_their_own_sessions_and_heal() -> Verdict {
     stage.converge().await?;
     println!("everybody was up to date {:?} after", back.elapsed());
     for replica in stage.replicas.all() {
-        until("its readiness to be plain again", async || {
-            (detail(replica).await.ok()? == "ready\n").then_some(())
+        until("its readiness to be whole again", async || {
+            (detail(replica).await.ok()? == WHOLE).then_some(())
         })
         .await?;
         let log = replica.child().log();
@@ -116,7 +119,7 @@ async fn a_replica_starts_without_nats_and_joins_later() -> Verdict {
     }
     for replica in &replicas {
         let said = detail(replica).await?;
-        assert!(said.contains("backplane"), "{said:?}");
+        assert!(said.contains("backplane: not connected"), "{said:?}");
         let log = replica.child().log();
         assert!(log.contains("backplane"), "{log}");
     }

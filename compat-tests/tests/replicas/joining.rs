@@ -180,6 +180,10 @@ async fn a_writer_that_comes_back_after_thousands_is_believed() -> Verdict {
         for _ in 0..2_500 {
             write(&often).await?;
         }
+        // Who writes the next has seen these.
+        let seen = truth.lock().head(shard);
+        let told = |w: &persist_pubsub_compat_tests::witness::Witness| w.told(shard) >= seen;
+        reader.until("what was written often", told).await?;
         let last = write(&seldom).await?;
         let told = |w: &persist_pubsub_compat_tests::witness::Witness| w.told(shard) >= Some(last);
         reader.until("what was written seldom", told).await?;

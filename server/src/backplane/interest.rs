@@ -87,6 +87,17 @@ struct Interest {
     asking: Option<(Want, watch::Receiver<()>)>,
 }
 
+impl Interest {
+    /// Nothing of what others have is here yet, and is being asked for. Another
+    /// question would bring a part of it, before NATS knows of the interest,
+    /// and so a hole.
+    fn is_joining(&self) -> bool {
+        let asking = self.asking.as_ref();
+        let begun = asking.is_some_and(|(_, done)| done.has_changed().is_ok());
+        self.covered.is_none() && (begun || self.topic.is_none())
+    }
+}
+
 /// What an environment's shards need together.
 #[derive(Debug)]
 struct Whole {
@@ -233,9 +244,17 @@ impl Interests {
             if interest.heard.is_none() {
                 steps.subscribe.push(Arc::clone(&interest.target));
             }
-            let Some(want) = wanted(interest.covered, start) else {
+            let Some(mut want) = wanted(interest.covered, start) else {
                 continue;
             };
+            let topic = interest.topic.as_ref().filter(|t| !t.is_watched());
+            let first = topic.filter(|_| interest.covered.is_none());
+            if let Some(head) = first.and_then(|topic| topic.head()) {
+                // Somebody here has published to it: what comes is to follow
+                // what is there.
+                want.after = want.after.map(|after| after.min(head));
+            }
+            let first = first.is_some();
             match &interest.asking {
                 Some((asked, done)) if asked.covers(want) && done.has_changed().is_ok() => {
                     steps.wait.push(done.clone());
@@ -244,8 +263,7 @@ impl Interests {
                     let before = asking.as_ref().map(|(asked, _)| *asked);
                     let want = before.map_or(want, |before| before.with(want));
                     interest.asking = Some((want, done.clone()));
-                    let watched = interest.topic.as_ref().is_some_and(|t| t.is_watched());
-                    if interest.covered.is_none() && !watched {
+                    if first {
                         interest.target.hold_back();
                     }
                     steps.ask.push((shard, want));
@@ -290,19 +308,18 @@ impl Interests {
         target
     }
 
-    /// The environment of a shard that is taken, for who knows its id.
+    /// The environment of a shard whose join is over, for who knows its id.
     pub(super) fn environment(&self, key: &TopicKey) -> Option<Arc<Environment>> {
         let inner = self.lock();
-        inner
-            .shards
-            .get(key)
-            .map(|i| Arc::clone(&i.target.environment))
+        let interest = inner.shards.get(key).filter(|i| !i.is_joining())?;
+        Some(Arc::clone(&interest.target.environment))
     }
 
-    /// All shards, those of an environment one after the other.
+    /// All shards whose join is over, those of an environment one after the
+    /// other.
     pub(super) fn all(&self) -> Vec<(Arc<Environment>, ShardId)> {
         let inner = self.lock();
-        let all = inner.shards.iter();
+        let all = inner.shards.iter().filter(|(_, i)| !i.is_joining());
         let mut all: Vec<_> = all
             .map(|(key, interest)| (Arc::clone(&interest.target.environment), key.1))
             .collect();

@@ -315,7 +315,8 @@ impl Asker {
     /// A shard stands there: what of it has not come will be a gap.
     fn take_head(&self, environment: &Arc<Environment>, shard: ShardId, head: u64, instance: &str) {
         let topic = self.registry.get(&(environment.id(), shard));
-        if topic.is_none_or(|topic| topic.take_up(head)) {
+        let (now, limits) = (Instant::now(), self.registry.topic_limits());
+        if topic.is_none_or(|topic| topic.take_up(head, now, limits)) {
             return;
         }
         let Some(how) = self.weigh(environment, shard, (head, head), 0, instance) else {
@@ -326,7 +327,6 @@ impl Asker {
             seqno: head,
             diff: None,
         };
-        let now = Instant::now();
         self.registry
             .take_foreign(environment, publication, how, now);
     }

@@ -102,16 +102,24 @@ impl Topic {
         (count > state.order.log.len()).then_some(Foreign::Believed)
     }
 
-    /// Another replica's head, told to one that has asked. Where nothing is
-    /// known here, and nobody is subscribed, the shard's run is taken up
-    /// behind it. False: there is more to tell than is known here, and
+    /// Another replica's head, told to one that has asked. Where nobody is
+    /// subscribed, the shard's run is taken up behind it, if it is not too far
+    /// from what is here. False: there is more to tell than is known here, and
     /// somebody to be told.
-    pub(crate) fn take_up(&self, head: u64) -> bool {
+    pub(crate) fn take_up(&self, head: u64, now: Instant, limits: &TopicLimits) -> bool {
         let mut state = self.lock();
-        match state.order.released() {
-            Some(released) => released > head,
-            None => state.subscribers.len() == 0 && state.order.begin_behind(head),
+        if state
+            .order
+            .released()
+            .is_some_and(|released| released > head)
+        {
+            return true;
         }
+        let taken = state.subscribers.len() == 0 && !state.order.is_far(head, limits);
+        if taken {
+            state.order.take_up(head, now);
+        }
+        taken
     }
 
     /// What there is of the shard above a seqno, or of the last moments.

@@ -112,6 +112,56 @@ fn one_question_serves_all_who_want_no_more() {
     assert_eq!((fourth.ask.len(), fourth.wait.len()), (0, 0));
 }
 
+/// The audit and the digests leave a shard alone whose join is under way: what
+/// they would bring is of before NATS knew of the interest.
+#[test]
+fn a_shard_is_healed_when_its_join_is_over() {
+    let bench = Bench::new();
+    let _held = bench.hold();
+    let others_ask = || {
+        let known = bench.interests.environment(&bench.key()).is_some();
+        assert_eq!(known, !bench.interests.all().is_empty());
+        known
+    };
+    assert!(!others_ask(), "it is not planned yet");
+    let (alive, done) = watch::channel(());
+    let want = bench.plan(Start::Now, &done).ask[0].1;
+    assert!(!others_ask());
+    bench.interests.asked(&bench.key(), want, false);
+    drop(alive);
+    assert!(others_ask(), "nobody else will");
+}
+
+/// What this replica's own publishers have said stands there already: what is
+/// asked for follows it.
+#[test]
+fn a_first_question_goes_on_from_what_is_here() {
+    let bench = Bench::new();
+    let publication = |seqno| crate::frame::Publication {
+        shard: SHARD,
+        seqno,
+        diff: None,
+    };
+    let now = Instant::now();
+    let published = bench
+        .registry
+        .publish(&bench.environment, publication(5), 1, None, now);
+    published.unwrap();
+    let _held = bench.hold();
+    let (_alive, done) = watch::channel(());
+    let steps = bench.plan(Start::After(75), &done);
+    assert_eq!(
+        steps.ask,
+        [(
+            SHARD,
+            Want {
+                after: Some(5),
+                recent: false
+            }
+        )]
+    );
+}
+
 #[test]
 fn what_not_all_have_answered_is_asked_again() {
     let bench = Bench::new();

@@ -1,8 +1,10 @@
 //! A past that another replica still has.
 
+use tokio::time::Instant;
+
 use super::{Order, Verdict};
 use crate::topic::TopicLimits;
-use crate::topic::log::Entry;
+use crate::topic::log::{Entry, Ranges};
 
 impl Order {
     /// Puts a diff into its place below everything that this order has let
@@ -38,15 +40,16 @@ impl Order {
         Some(Verdict::Backfilled)
     }
 
-    /// Takes the run up behind `head`, if nothing is known. False: something
-    /// is.
-    pub(in crate::topic) fn begin_behind(&mut self, head: u64) -> bool {
-        let fresh = self.released.is_none();
-        if fresh {
-            self.origin = head.saturating_add(1);
-            self.released = Some(self.origin);
+    /// Takes the run up behind `head`, whatever is missing up to there: for an
+    /// order that nobody reads. What other replicas have of it is a past then.
+    pub(in crate::topic) fn take_up(&mut self, head: u64, now: Instant) {
+        let next = head.saturating_add(1);
+        if self.released.is_none() {
+            self.origin = next;
         }
-        fresh
+        self.advance(next, now);
+        self.holes = Ranges::default();
+        self.floor = self.floor.max(next);
     }
 
     /// Whether a seqno is too far from the run to be believed on its own.

@@ -92,26 +92,32 @@ fn what_was_evicted_here_is_had_again_while_there_is_room() {
 
 #[test]
 fn a_head_is_taken_up_where_nobody_waits_and_told_where_somebody_does() {
+    let take_up = |bench: &Bench, head| bench.topic.take_up(head, bench.now, &bench.limits);
     let mut bench = Bench::new();
-    assert!(bench.topic.take_up(40));
+    assert!(take_up(&bench, 40));
     assert_eq!(bench.status().head, Some(40));
-    assert!(bench.topic.take_up(40) && bench.topic.take_up(39));
-    assert!(
-        !bench.topic.take_up(41),
-        "somebody may have been told of 40"
-    );
+    assert!(take_up(&bench, 40) && take_up(&bench, 39));
     assert_eq!(bench.resume(37), [G(38, 40)]);
-    let mut v1 = bench.v1();
-    assert_eq!(v1.head, Some(40));
     bench.publish(41);
-    assert_eq!(bench.read(&mut v1), [D(41)]);
-    bench.asked([39, 40]);
-    assert_eq!(bench.resume(37), [G(38, 38), D(39), D(40), D(41)]);
+    assert!(take_up(&bench, 50), "nobody is told of what is missing");
+    assert_eq!(bench.resume(40), [D(41), G(42, 50)]);
+    assert!(!take_up(&bench, 50 + 1_002), "too far to be believed alone");
+    let mut v1 = bench.v1();
+    assert_eq!(v1.head, Some(50));
+    assert!(!take_up(&bench, 51), "who is there is told");
+    bench.publish(51);
+    assert_eq!(bench.read(&mut v1), [D(51)]);
+    let verdicts = bench.asked([39, 40, 41, 42]);
+    let (silent, known) = (Verdict::Backfilled, Verdict::Duplicate);
+    assert_eq!(verdicts, [silent, silent, known, silent]);
+    assert_eq!(bench.read(&mut v1), [], "it began behind them");
+    let told = [G(38, 38), D(39), D(40), D(41), D(42), G(43, 50), D(51)];
+    assert_eq!(bench.resume(37), told);
 
     let bench = Bench::new();
     let waits = bench.v1();
     assert_eq!(waits.head, None);
-    assert!(!bench.topic.take_up(40), "who waits is told of a gap");
+    assert!(!take_up(&bench, 40), "who waits is told of a gap");
 }
 
 /// Nobody here follows the shard: what others have of it is worth more than
