@@ -39,7 +39,7 @@ pub(crate) fn strange_token() -> Status {
 /// The sessions, as many as fit into some bytes.
 pub(crate) fn sessions(
     facts: &Facts,
-    request: ListSessionsRequest,
+    request: &ListSessionsRequest,
     bytes: usize,
 ) -> Result<ListSessionsResponse, Status> {
     let limit = page_size(request.page_size)?;
@@ -82,7 +82,7 @@ pub(crate) fn sessions(
 /// The shards, as many as fit into some bytes.
 pub(crate) fn shards(
     facts: &Facts,
-    request: ListShardsRequest,
+    request: &ListShardsRequest,
     bytes: usize,
 ) -> Result<ListShardsResponse, Status> {
     let limit = page_size(request.page_size)?;

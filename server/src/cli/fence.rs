@@ -65,7 +65,10 @@ pub(super) async fn run(args: FenceArgs) -> Result<(), Failure> {
             environment: args.environment,
             replica: args.of.named(),
         };
-        let answer = client.get_fence(request).await.map_err(listing::told)?;
+        let answer = client
+            .get_fence(request)
+            .await
+            .map_err(|status| listing::told(&status))?;
         let answer = answer.into_inner();
         let replicas = answer.holders.iter().filter_map(|h| h.replica.clone());
         args.of.check(&replicas.collect::<Vec<_>>())?;
@@ -89,7 +92,10 @@ pub(super) async fn run(args: FenceArgs) -> Result<(), Failure> {
         unknown_v0: args.v0,
         force_was: args.was.filter(|_| args.force),
     };
-    let answer = client.set_fence(request).await.map_err(listing::told)?;
+    let answer = client
+        .set_fence(request)
+        .await
+        .map_err(|status| listing::told(&status))?;
     let answer = answer.into_inner();
     let fence = answer.fence.clone().unwrap_or_default();
     if args.format == Format::Json {

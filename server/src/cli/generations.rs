@@ -9,6 +9,7 @@ use persist_pubsub_proto::admin_v1::{
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{Code, Status};
 
+use super::listing::told;
 use super::target::{AdminPort, OfReplica, say_missing};
 use super::{Failure, Format, fence, listing};
 use crate::config::InvalidConfig;
@@ -110,10 +111,6 @@ pub(super) async fn run(args: GenerationsArgs) -> Result<(), Failure> {
         }
     }
     Err("the server has gone".into())
-}
-
-fn told(status: &Status) -> Failure {
-    status.message().to_owned().into()
 }
 
 fn print(args: &GenerationsArgs, census: &GenerationCensus) -> Result<(), Failure> {

@@ -72,7 +72,7 @@ pub(super) async fn sessions(args: SessionsArgs) -> Result<(), Failure> {
             replica: list.of.named(),
         };
         let page = client.clone().list_sessions(request).await;
-        let page = page.map_err(told)?.into_inner();
+        let page = page.map_err(|status| told(&status))?.into_inner();
         Ok((page.sessions, page.next_page_token, page.replicas))
     })
     .await?;
@@ -114,7 +114,7 @@ pub(super) async fn shards(args: ShardsArgs) -> Result<(), Failure> {
             replica: list.of.named(),
         };
         let page = client.clone().list_shards(request).await;
-        let page = page.map_err(told)?.into_inner();
+        let page = page.map_err(|status| told(&status))?.into_inner();
         Ok((page.shards, page.next_page_token, page.replicas))
     })
     .await?;
@@ -169,7 +169,7 @@ async fn pages<Row>(
 }
 
 /// What a server said when it refused.
-pub(super) fn told(status: Status) -> Failure {
+pub(super) fn told(status: &Status) -> Failure {
     status.message().to_owned().into()
 }
 

@@ -126,8 +126,8 @@ pub fn run() -> ExitCode {
     };
     let outcome = runtime.block_on(async {
         match cli.command {
-            None => serve::run(cli.serve).await,
-            Some(Command::Serve(args)) => serve::run(*args).await,
+            None => Box::pin(serve::run(cli.serve)).await,
+            Some(Command::Serve(args)) => Box::pin(serve::run(*args)).await,
             Some(Command::Tap(args)) => tap::run(args).await,
             Some(Command::Push(args)) => push::run(args).await,
             Some(Command::Replay(args)) => replay::run(args).await,

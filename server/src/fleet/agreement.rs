@@ -127,21 +127,28 @@ impl Agreement {
                     order.over(stands.map_or(before, |stands| stands.join(before)))
                 };
                 match bucket.change(environment, decide).await {
-                    Ok(token) => Ok(token),
+                    Ok(kept) => Ok(kept),
                     Err(NotKept::Refused(why)) => return Err(why),
                     Err(NotKept::Lost(why)) => Err(why),
                 }
             }
         };
-        let mut raised = match in_jetstream {
-            Ok(token) => self.adopt(environment, token).await?,
+        let raised = match in_jetstream {
+            Ok((token, changed)) => {
+                let held = self.adopt(environment, token).await?;
+                // It may have been heard of before JetStream's answer came.
+                let sessions = match changed {
+                    true => held.sessions_so_far,
+                    false => held.sessions,
+                };
+                Raised {
+                    changed,
+                    sessions,
+                    ..held
+                }
+            }
             Err(_) => self.set_here(environment, order).await?,
         };
-        // It may have been heard of before JetStream's answer came.
-        raised.changed = raised.token != before;
-        if raised.changed {
-            raised.sessions = raised.sessions_so_far;
-        }
         let mut agreed = Agreed {
             raised,
             holders: Vec::new(),
@@ -466,7 +473,7 @@ impl Agreement {
             }
             let join = |there: Option<Token>| Ok(there.map_or(token, |there| there.join(token)));
             match bucket.change(&environment, join).await {
-                Ok(token) => self.learn(&environment, token).await,
+                Ok((token, _)) => self.learn(&environment, token).await,
                 Err(NotKept::Lost(why)) => return Err(why),
                 Err(NotKept::Refused(_)) => {}
             }

@@ -78,10 +78,10 @@ impl Answering {
         let response = match call.name.as_str() {
             pb::GetServerInfoRequest::NAME => facts.info().encode_to_vec(),
             pb::ListSessionsRequest::NAME => {
-                listing::sessions(facts, decode(request)?, MAX_ANSWER)?.encode_to_vec()
+                listing::sessions(facts, &decode(request)?, MAX_ANSWER)?.encode_to_vec()
             }
             pb::ListShardsRequest::NAME => {
-                listing::shards(facts, decode(request)?, MAX_ANSWER)?.encode_to_vec()
+                listing::shards(facts, &decode(request)?, MAX_ANSWER)?.encode_to_vec()
             }
             pb::WatchGenerationsRequest::NAME => {
                 let request: pb::WatchGenerationsRequest = decode(request)?;

@@ -121,12 +121,13 @@ impl Bucket {
     }
 
     /// Changes the fence of an environment to what `decide` makes of the one
-    /// that stands there, unless that is the same: what stands there then.
+    /// that stands there, unless that is the same: what stands there then, and
+    /// whether this has changed it.
     pub(super) async fn change(
         &self,
         environment: &str,
         decide: impl Fn(Option<Token>) -> Result<Token, FenceError> + Send,
-    ) -> Result<Token, NotKept> {
+    ) -> Result<(Token, bool), NotKept> {
         let store = self.store().map_err(NotKept::Lost)?;
         let key = key(environment);
         for attempt in 0..ATTEMPTS {
@@ -137,11 +138,11 @@ impl Bucket {
             let stands = entry.as_ref().and_then(token).map(|(_, token)| token);
             let wanted = decide(stands).map_err(NotKept::Refused)?;
             if stands == Some(wanted) {
-                return Ok(wanted);
+                return Ok((wanted, false));
             }
             let value = Bytes::from(show(environment, wanted));
             match store.update(&key, value, revision).await {
-                Ok(_) => return Ok(wanted),
+                Ok(_) => return Ok((wanted, true)),
                 Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => {}
                 Err(error) => return Err(NotKept::Lost(self.explain(&error))),
             }

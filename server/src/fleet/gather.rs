@@ -147,11 +147,11 @@ impl Gather {
     pub(crate) async fn page<C: Paged>(
         &self,
         mut call: C,
-        local: impl Fn(&Facts, C) -> Result<C::Answer, Status>,
+        local: impl Fn(&Facts, &C) -> Result<C::Answer, Status>,
     ) -> Result<C::Answer, Status> {
         match self.fleet().scope(call.replica())? {
             Scope::This => {
-                let answer = local(&self.facts, call)?;
+                let answer = local(&self.facts, &call)?;
                 Ok(self.of_one::<C>(&self.fleet().me, answer))
             }
             Scope::One(peer) => {
@@ -174,7 +174,7 @@ impl Gather {
     async fn page_of_all<C: Paged>(
         &self,
         mut call: C,
-        local: impl Fn(&Facts, C) -> Result<C::Answer, Status>,
+        local: impl Fn(&Facts, &C) -> Result<C::Answer, Status>,
     ) -> Result<C::Answer, Status> {
         let (size, token) = call.page();
         let limit = listing::page_size(*size)?;
@@ -208,7 +208,7 @@ impl Gather {
                 *size = u32::try_from(limit - rows.len()).unwrap_or(u32::MAX);
                 *page = token;
                 let answer = if peer == me {
-                    local(&self.facts, part)
+                    local(&self.facts, &part)
                 } else {
                     self.one(peer, part).await
                 };

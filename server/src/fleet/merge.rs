@@ -132,7 +132,7 @@ pub(super) fn status(
         whole.shards.append(&mut part.shards);
         whole.findings.append(&mut part.findings);
     }
-    whole.samples = mixer.mix(samples);
+    whole.samples = mixer.mix(&samples);
     whole.groups_left_out += order(&mut whole.groups, GROUPS);
     whole.sessions.sort_by(|a, b| {
         let waits = |s: &pb::StatusSession| {
@@ -179,10 +179,10 @@ pub(super) struct Mixer {
 impl Mixer {
     /// What all replicas did since the last time; the first time, what they
     /// did in the last minutes. The first one's clock counts.
-    fn mix(&mut self, parts: Vec<(String, Vec<pb::StatusSample>)>) -> Vec<pb::StatusSample> {
+    fn mix(&mut self, parts: &[(String, Vec<pb::StatusSample>)]) -> Vec<pb::StatusSample> {
         let before = std::mem::take(&mut self.last);
         let of_before = |instance: &str| before.get(instance).copied();
-        for (instance, samples) in &parts {
+        for (instance, samples) in parts {
             let last = samples.last().copied();
             if let Some(last) = last.or_else(|| of_before(instance)) {
                 self.last.insert(instance.clone(), last);

@@ -81,7 +81,8 @@ impl Roll {
         }
         let shared: Vec<String> = names
             .into_iter()
-            .filter_map(|(name, n)| (n > 1).then(|| name.to_owned()))
+            .filter(|&(_, n)| n > 1)
+            .map(|(name, _)| name.to_owned())
             .collect();
         for peer in &mut self.present {
             if shared.contains(&peer.name) {

@@ -235,21 +235,25 @@ function table(id, columns, rows, emphasis) {
 // The column that says whose a row is, where there are several.
 const replicaOf = (status, cell) => (status.replicas.length > 0 ? [["Replica", "name", cell]] : []);
 
-function showReplicas(status) {
-  const several = status.replicas.length > 0;
-  at("replicas-section").hidden = !several;
-  at("of").hidden = !several;
-  if (!several) return;
-  // One that shows a single replica knows of no other.
-  const names = new Set(status.replicas.filter((r) => r.instance_id !== "").map((r) => r.name));
-  const select = at("replica");
+// Which replicas can be chosen: those that are told, and what is chosen now.
+function offer(told) {
+  const names = new Set(told);
   if (wanted !== "") names.add(wanted);
+  const select = at("replica");
   const options = ["", ...[...names].sort()];
   const shown = [...select.options].map((option) => option.value);
   if (options.join("\n") !== shown.join("\n")) {
     select.replaceChildren(...options.map((name) => new Option(name === "" ? "all" : name, name)));
     select.value = wanted;
   }
+  at("of").hidden = false;
+}
+
+function showReplicas(status) {
+  const several = status.replicas.length > 0;
+  at("replicas-section").hidden = !several;
+  if (!several) return;
+  offer(status.replicas.filter((r) => r.instance_id !== "").map((r) => r.name));
   const of = (cell) => (r) => (r.server === null ? "–" : cell(r.server));
   table(
     "replicas",
@@ -351,7 +355,8 @@ function watchAge() {
   const note = at("lost");
   note.hidden = !lost && heardAt !== null;
   if (heardAt === null) {
-    note.textContent = "Nothing has been heard from the server yet.";
+    const whom = wanted === "" ? "" : ` Is there a replica called ${wanted}?`;
+    note.textContent = `Nothing has been heard from the server yet.${whom}`;
   } else if (lost) {
     note.textContent =
       `The connection to the server is lost. What is shown is of ${clock(serverTime)}, ` +
@@ -377,6 +382,8 @@ function connect() {
     samples = [];
   };
   source.onerror = () => {
+    // From one that does not answer there is a way back to all.
+    if (wanted !== "") offer([]);
     // The browser tries again by itself, unless it was refused for good.
     if (source.readyState === EventSource.CLOSED) {
       source.close();

@@ -92,11 +92,11 @@ pub(super) async fn run(args: TopArgs) -> Result<(), Failure> {
 async fn once(args: &TopArgs) -> Result<(), Failure> {
     let mut client = args.admin.connect().await?;
     let messages = client.watch_status(args.request()).await;
-    let mut messages = messages.map_err(told)?.into_inner();
+    let mut messages = messages.map_err(|status| told(&status))?.into_inner();
     let mut view = View::default();
     // Rates of sessions are those between two looks.
     for _ in 0..2 {
-        let message = messages.message().await.map_err(told)?;
+        let message = messages.message().await.map_err(|status| told(&status))?;
         let message = message.ok_or("the server has gone")?;
         args.of.check(&message.replicas)?;
         view.take(message);
@@ -157,10 +157,16 @@ async fn listen(args: &TopArgs, told: mpsc::Sender<News>) {
         let watching = async {
             let mut client = args.admin.connect().await?;
             let messages = client.watch_status(args.request()).await;
-            let mut messages = messages.map_err(super::listing::told)?.into_inner();
+            let mut messages = messages
+                .map_err(|status| super::listing::told(&status))?
+                .into_inner();
             // Nobody hears any more: the whole command ends.
             let _ = told.send(News::Connected).await;
-            while let Some(status) = messages.message().await.map_err(super::listing::told)? {
+            while let Some(status) = messages
+                .message()
+                .await
+                .map_err(|status| super::listing::told(&status))?
+            {
                 args.of.check(&status.replicas)?;
                 let _ = told.send(News::Status(Box::new(status))).await;
             }

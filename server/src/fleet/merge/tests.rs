@@ -26,7 +26,7 @@ fn samples_of_several_become_one_row() {
     let mut mix = |a: &[pb::StatusSample], b: Option<&[pb::StatusSample]>| {
         let mut parts = vec![("a".to_owned(), a.to_vec())];
         parts.extend(b.map(|b| ("b".to_owned(), b.to_vec())));
-        let mixed = mixer.mix(parts);
+        let mixed = mixer.mix(&parts);
         mixed.iter().map(row).collect::<Vec<_>>()
     };
     let one = sample(1.0, 1, Some(0.1));
