@@ -30,7 +30,6 @@ mod spread;
 mod subjects;
 mod target;
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -315,9 +314,14 @@ impl Backplane {
         held
     }
 
-    /// The other replicas, by name.
-    pub(crate) fn peers(&self) -> Vec<Peer> {
-        self.peers.all()
+    /// The other replicas, and when each was heard of last.
+    pub(crate) fn heard(&self) -> Vec<(Peer, Instant)> {
+        self.peers.heard_of()
+    }
+
+    /// The instances that said goodbye since this was asked last.
+    pub(crate) fn take_left(&self) -> Vec<String> {
+        self.peers.take_left()
     }
 
     /// This replica's `--replica-name`.
@@ -340,35 +344,8 @@ impl Backplane {
         &self.client
     }
 
-    /// Puts a question of a kind that is served to all other replicas that are
-    /// known, and gives what each has answered, in `peers`' order. An answer
-    /// has to fit into one message of NATS. Waits for `timeout` at most.
-    /// Cancel safe.
-    pub(crate) async fn ask_all(
-        &self,
-        kind: &str,
-        payload: Bytes,
-        timeout: Duration,
-    ) -> Vec<(Peer, Result<Bytes, AskError>)> {
-        let peers = self.peers.all();
-        if peers.is_empty() {
-            return Vec::new();
-        }
-        let to = To::All(peers.iter().map(|peer| peer.instance.clone()).collect());
-        let gathered = questions::gather(&self.questions, to, kind, payload, timeout).await;
-        let (mut answers, failed) = match gathered {
-            Ok(answers) => (answers, AskError::TimedOut),
-            Err(error) => (HashMap::new(), error),
-        };
-        let answer = |peer: Peer| {
-            let answer = answers.remove(&peer.instance);
-            let answer = answer.unwrap_or_else(|| Err(failed.clone()));
-            (peer, answer)
-        };
-        peers.into_iter().map(answer).collect()
-    }
-
-    /// Puts a question to one replica. As `ask_all`.
+    /// Puts a question of a kind that is served to one replica. The answer has
+    /// to fit into one message of NATS. Waits for `timeout` at most. Cancel safe.
     ///
     /// # Errors
     /// See [`AskError`].
