@@ -312,7 +312,8 @@ async fn serve<D: Accept>(
             drain: drain.clone(),
             instance: instance_id.clone(),
         };
-        Some(Backplane::start(&config, owner, &metrics).await?)
+        // Boxed: it waits for much, and once.
+        Some(Box::pin(Backplane::start(&config, owner, &metrics)).await?)
     } else {
         None
     };
