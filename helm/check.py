@@ -30,6 +30,9 @@ NO_SETTINGS = {
     "tls-cert", "tls-key", "tls-client-ca", "tls-allowed-names", "listen-plaintext",
     "admin-tls-cert", "admin-tls-key", "admin-tls-client-ca", "admin-tls-allowed-names",
     "tokens-file", "state-file",
+    "backplane", "backplane-prefix", "backplane-credentials-file", "backplane-nkey-file",
+    "backplane-user", "backplane-password-file", "backplane-token-file",
+    "backplane-tls-ca", "backplane-tls-cert", "backplane-tls-key", "replica-name",
 }  # fmt: skip
 # Values whose inside only the Prometheus operator or a parent chart knows.
 OPEN = {"global", "metrics.serviceMonitor.tlsConfig", "metrics.podMonitor.tlsConfig"}

@@ -15,7 +15,10 @@ use tonic::{Status, Streaming};
 use crate::child::Child;
 use crate::wait::{TimedOut, within};
 
-/// Looks at one server.
+/// Of several replicas, the one that is asked.
+const THIS: &str = "this";
+
+/// Looks at one server, and where that is a replica, at no other.
 #[derive(Clone, Debug)]
 pub struct Operator {
     /// The Admin calls.
@@ -70,22 +73,7 @@ impl Operator {
     /// # Errors
     /// No answer.
     pub async fn get(&self, path: &str) -> Result<(u16, String), OperatorError> {
-        let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
-            self.address
-        );
-        let mut tcp = TcpStream::connect(self.address).await?;
-        tcp.write_all(request.as_bytes()).await?;
-        let mut answer = String::new();
-        let read = tcp.read_to_string(&mut answer);
-        within(&format!("the answer to GET {path}"), read).await??;
-        let code = answer
-            .strip_prefix("HTTP/1.1 ")
-            .and_then(|rest| rest.get(..3)?.parse().ok());
-        match (code, answer.split_once("\r\n\r\n")) {
-            (Some(code), Some((_, body))) => Ok((code, body.to_owned())),
-            _ => Err(OperatorError::NotHttp(answer)),
-        }
+        get(self.address, path).await
     }
 
     /// A series of `/metrics`, as it is written there:
@@ -118,7 +106,9 @@ impl Operator {
     /// No answer.
     pub async fn info(&self) -> Result<GetServerInfoResponse, OperatorError> {
         let mut admin = self.admin.clone();
-        let answer = admin.get_server_info(GetServerInfoRequest {}).await?;
+        let answer = admin
+            .get_server_info(GetServerInfoRequest::default())
+            .await?;
         Ok(answer.into_inner())
     }
 
@@ -129,6 +119,7 @@ impl Operator {
     pub async fn sessions(&self) -> Result<Vec<Session>, OperatorError> {
         let request = ListSessionsRequest {
             page_size: 1000,
+            replica: THIS.to_owned(),
             ..ListSessionsRequest::default()
         };
         let answer = self.admin.clone().list_sessions(request).await?;
@@ -142,6 +133,7 @@ impl Operator {
     pub async fn shards(&self) -> Result<Vec<Shard>, OperatorError> {
         let request = ListShardsRequest {
             page_size: 1000,
+            replica: THIS.to_owned(),
             ..ListShardsRequest::default()
         };
         let answer = self.admin.clone().list_shards(request).await?;
@@ -183,5 +175,25 @@ impl Operator {
         };
         let answer = self.admin.clone().watch_shards(request).await?;
         Ok(answer.into_inner())
+    }
+}
+
+/// GETs a path of whoever serves HTTP at an address: the status and the body.
+///
+/// # Errors
+/// No answer.
+pub async fn get(address: SocketAddr, path: &str) -> Result<(u16, String), OperatorError> {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let mut tcp = TcpStream::connect(address).await?;
+    tcp.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    let read = tcp.read_to_string(&mut answer);
+    within(&format!("the answer to GET {path}"), read).await??;
+    let code = answer
+        .strip_prefix("HTTP/1.1 ")
+        .and_then(|rest| rest.get(..3)?.parse().ok());
+    match (code, answer.split_once("\r\n\r\n")) {
+        (Some(code), Some((_, body))) => Ok((code, body.to_owned())),
+        _ => Err(OperatorError::NotHttp(answer)),
     }
 }

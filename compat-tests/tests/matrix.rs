@@ -2,6 +2,7 @@
 //! it, and has to be up to date.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use persist_pubsub_compat_tests::child::workspace;
 use persist_pubsub_compat_tests::matrix::client::ClientKind;
@@ -9,7 +10,7 @@ use persist_pubsub_compat_tests::matrix::script::scripts;
 use persist_pubsub_compat_tests::matrix::server::ServerKind;
 use persist_pubsub_compat_tests::matrix::transcript::{Line, constant, play};
 use persist_pubsub_compat_tests::matrix::{Cell, release, table, try_pair};
-use persist_pubsub_compat_tests::tools;
+use persist_pubsub_compat_tests::{nats, tools};
 use tokio::process::Command;
 use tokio::task::JoinSet;
 
@@ -32,6 +33,14 @@ a client of ours speaks v0 to it.
 
 ";
 
+/// Where the second table begins.
+const REPLICAS: &str = "\n## Replicas\n";
+const OF_REPLICAS: &str = "
+The same with two replicas over NATS: the client under test is at one, everybody else at the other. In place of the released client
+stands that of today; a release without `--backplane` has no column.
+
+";
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_client_gets_along_with_every_server() -> Verdict {
     let mut clients = vec![ClientKind::V0Recorded, ClientKind::V0Scripted];
@@ -41,13 +50,43 @@ async fn every_client_gets_along_with_every_server() -> Verdict {
         clients.push(ClientKind::Released(version.clone(), built.client));
         servers.push(ServerKind::Released(version, built.server));
     }
-    let today = PathBuf::from(env!("CARGO_BIN_EXE_matrix-client"));
-    clients.push(ClientKind::Today(today));
+    clients.push(today());
     servers.push(ServerKind::Today);
+    let cells = try_all(&clients, &servers).await?;
+    is_up_to_date(&format!("{BEFORE}{}", table(&cells)), false)
+}
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_of_adjacent_releases_get_along() -> Verdict {
+    if !nats::found("replicas_of_adjacent_releases_get_along") {
+        return Ok(());
+    }
+    let pair = |one: &ServerKind, other: &ServerKind| {
+        ServerKind::Replicas(Box::new([one.clone(), other.clone()]))
+    };
+    let mut servers = vec![pair(&ServerKind::Today, &ServerKind::Today)];
+    if let Some(version) = release::versions()?.pop() {
+        let built = release::build(&version).await.map_err(Failure::plain)?;
+        if built.has_replicas().await.map_err(Failure::plain)? {
+            let released = ServerKind::Released(version, built.server);
+            servers.push(pair(&ServerKind::Today, &released));
+            servers.push(pair(&released, &ServerKind::Today));
+        }
+    }
+    let clients = [ClientKind::V0Recorded, ClientKind::V0Scripted, today()];
+    let cells = try_all(&clients, &servers).await?;
+    is_up_to_date(&format!("{REPLICAS}{OF_REPLICAS}{}", table(&cells)), true)
+}
+
+fn today() -> ClientKind {
+    ClientKind::Today(PathBuf::from(env!("CARGO_BIN_EXE_matrix-client")))
+}
+
+/// Every client with every server, client by client; each scenario succeeds.
+async fn try_all(clients: &[ClientKind], servers: &[ServerKind]) -> Result<Vec<Cell>, Failure> {
     let mut pairs = Vec::new();
-    for client in &clients {
-        for server in &servers {
+    for client in clients {
+        for server in servers {
             pairs.push((client.clone(), server.clone()));
         }
     }
@@ -81,15 +120,29 @@ async fn every_client_gets_along_with_every_server() -> Verdict {
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+    Ok(cells)
+}
 
-    let text = format!("{BEFORE}{}", table(&cells));
+/// What came is what a half of `MATRIX.md` says.
+fn is_up_to_date(text: &str, of_replicas: bool) -> Verdict {
+    // Two tests may write it at once.
+    static FILE: Mutex<()> = Mutex::new(());
+    let _mine = FILE.lock().unwrap_or_else(PoisonError::into_inner);
     let file = workspace().join("compat-tests/MATRIX.md");
-    if std::env::var_os(UPDATE).is_some_and(|value| value == "1") {
-        std::fs::write(&file, &text)?;
-    }
     let kept = std::fs::read_to_string(&file).unwrap_or_default();
+    let (servers, replicas) = kept.split_at(kept.find(REPLICAS).unwrap_or(kept.len()));
+    let half = if of_replicas { replicas } else { servers };
+    if std::env::var_os(UPDATE).is_some_and(|value| value == "1") {
+        let whole = if of_replicas {
+            [servers, text]
+        } else {
+            [text, replicas]
+        };
+        std::fs::write(&file, whole.concat())?;
+        return Ok(());
+    }
     assert_eq!(
-        kept, text,
+        half, text,
         "MATRIX.md is not what came: {UPDATE}=1 writes it"
     );
     Ok(())

@@ -9,8 +9,11 @@ use bytes::Bytes;
 use persist_pubsub_client::{Config, connect};
 use persist_pubsub_compat_tests::browser::{Browser, BrowserError, Look};
 use persist_pubsub_compat_tests::child::{Child, workspace};
+use persist_pubsub_compat_tests::nats::conf::Conf;
+use persist_pubsub_compat_tests::nats::{self, Nats};
 use persist_pubsub_compat_tests::recording;
 use persist_pubsub_compat_tests::replay::{Inversions, Speed, replay};
+use persist_pubsub_compat_tests::replicas::Replicas;
 use persist_pubsub_compat_tests::store::Store;
 use persist_pubsub_compat_tests::tools::left_out;
 use persist_pubsub_compat_tests::v0_peer;
@@ -210,6 +213,56 @@ async fn a_hostile_name_is_only_text() -> Verdict {
         .until("document.images[0].complete && document.title === 'persist-pubsub'")
         .await?;
     assert_ne!(browser.complaints(), [] as [&str; 0]);
+    Ok(())
+}
+
+/// Of several replicas: all, and each by itself.
+#[tokio::test]
+async fn it_shows_all_replicas_or_one() -> Verdict {
+    let test = "it_shows_all_replicas_or_one";
+    let Some(mut browser) = installed(test).await? else {
+        return Ok(());
+    };
+    if !nats::found(&format!("status_page::{test}")) {
+        return Ok(());
+    }
+    let nats = Nats::start(&Conf::default()).await?;
+    let replicas = Replicas::start(&[nats.address()], 2, &[]).await?;
+    let mut peers = Vec::new();
+    for replica in replicas.all() {
+        let hello = v1_peer::hello("reader");
+        peers.push(v1_peer::Peer::connect_as(&replica.url(), hello).await?);
+    }
+    open(&mut browser, replicas.one(0).child(), DESK).await?;
+    let column = |table: &str, names: &[&str]| {
+        let rows = format!("[...document.querySelectorAll('#{table} tbody tr')]");
+        let names = json!(names);
+        format!("JSON.stringify({rows}.map(row => row.cells[0].textContent)) === '{names}'")
+    };
+    let both = ["replica-0", "replica-1"];
+    for table in ["replicas", "sessions", "groups"] {
+        browser.until(&column(table, &both)).await?;
+    }
+    picture(&mut browser, "status-replicas.png").await?;
+    browser
+        .worth("(() => { const of = document.getElementById('replica'); of.value = 'replica-1'; of.dispatchEvent(new Event('change')); return 1 })()")
+        .await?;
+    for table in ["replicas", "sessions", "groups"] {
+        browser.until(&column(table, &both[1..])).await?;
+    }
+    let address = json!(replicas.one(1).address().to_string());
+    browser
+        .until(&format!(
+            "document.getElementById('server').textContent.includes({address})"
+        ))
+        .await?;
+    assert_eq!(browser.complaints(), [] as [&str; 0]);
+    // One that there is not is said not to be, and there is a way back.
+    let url = replicas.one(0).child().admin_url();
+    browser.open(&format!("{url}/?replica=nobody")).await?;
+    browser
+        .until("document.getElementById('lost').innerText.includes('called nobody?') && !document.getElementById('of').hidden")
+        .await?;
     Ok(())
 }
 

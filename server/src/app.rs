@@ -2,6 +2,7 @@
 //! and for a server inside somebody else's process.
 
 mod doors;
+mod fencing;
 
 use std::future::Future;
 use std::io;
@@ -17,11 +18,14 @@ use tonic::service::Routes;
 
 use crate::access::Access;
 use crate::admin::{self, Admin, Facts};
+pub use crate::backplane::BackplaneError;
+use crate::backplane::{Backplane, Owner};
 use crate::clock::Clock;
 use crate::config::{Config, InvalidConfig};
 use crate::drain::{Drain, DrainOutcome, DrainState};
+use crate::fence::Fences;
 pub use crate::fence::{BrokenState, FenceError};
-use crate::fence::{Fences, Order};
+use crate::fleet::{Agreement, Answering, Bucket, Fleet, Gather, Others, Peer, Peers};
 use crate::listener::{self, Accept};
 use crate::logging::LogGate;
 use crate::metrics::{
@@ -35,6 +39,7 @@ use crate::service::{ServiceContext, V0Service, V1Service};
 use crate::session::Shared;
 use crate::status::{Board, Sources};
 use doors::{Doors, Identities};
+pub use fencing::Fenced;
 
 /// Log lines about bad messages that all peers together can cause a minute.
 const BAD_MESSAGE_LINES: u32 = 10;
@@ -42,6 +47,8 @@ const BAD_MESSAGE_LINES: u32 = 10;
 const SESSION_LINES: u32 = 1000;
 /// How long connections may take to close when their streams have ended.
 const CLOSING: Duration = Duration::from_secs(1);
+/// How long a start may take to learn of the fences that stand elsewhere.
+const FENCES_WITHIN: Duration = Duration::from_secs(3);
 
 /// What health is asked of for whether the process lives, ready or not.
 const LIVE: &str = "live";
@@ -73,6 +80,10 @@ pub enum StartError {
     /// The file that `--state-file` names cannot be used.
     #[error(transparent)]
     StateFile(#[from] BrokenState),
+    /// The backplane cannot come about as it was asked for. NATS that is
+    /// merely not there is no error: the server begins without it.
+    #[error(transparent)]
+    Backplane(#[from] BackplaneError),
     /// A defect of this program: a metric or a schema that does not register.
     #[error("internal: {0}")]
     Internal(String),
@@ -87,6 +98,9 @@ pub struct Server {
     admin: SocketAddr,
     metrics: prometheus::Registry,
     shared: Arc<Shared>,
+    agreement: Arc<Agreement>,
+    /// That it was started in.
+    runtime: tokio::runtime::Handle,
     main: JoinHandle<DrainOutcome>,
     doorkeeper: Doorkeeper,
     _background: Vec<AbortOnDrop>,
@@ -164,25 +178,6 @@ impl Server {
     #[must_use]
     pub fn in_process(&self) -> InProcess {
         self.doorkeeper.door().clone()
-    }
-
-    /// Raises the fence of an environment, as the operators' `SetFence` does: for
-    /// a host that knows when a generation is done. Returns the fence's epoch.
-    /// When it returns, nothing that a session of a generation below publishes
-    /// is accepted any more. Sessions of unknown generation stay. Writes the
-    /// state file, if there is one: blocks for that long.
-    ///
-    /// # Errors
-    /// See [`FenceError`]; nothing has changed then.
-    pub fn fence(&self, environment: &str, generation: u64) -> Result<u64, FenceError> {
-        let order = Order {
-            generation,
-            unknown_v0: false,
-            force_was: None,
-        };
-        let shared = &self.shared;
-        let raised = shared.fences.set(environment, order, &shared.census)?;
-        Ok(raised.token.epoch)
     }
 
     pub(crate) fn shared(&self) -> Arc<Shared> {
@@ -315,6 +310,18 @@ async fn serve<D: Accept>(
     let shared_by_all = Arc::clone(&shared);
     let drain = Drain::new();
     let instance_id = format!("{:016x}", fastrand::u64(..));
+    let backplane = if config.backplane.is_wanted() {
+        let owner = Owner {
+            registry: Arc::clone(&registry),
+            census: Arc::clone(&shared.census),
+            drain: drain.clone(),
+            instance: instance_id.clone(),
+        };
+        // Boxed: it waits for much, and once.
+        Some(Box::pin(Backplane::start(&config, owner, &metrics)).await?)
+    } else {
+        None
+    };
     let context = Arc::new(ServiceContext {
         shared: Arc::clone(&shared),
         access: Arc::clone(&access),
@@ -322,6 +329,7 @@ async fn serve<D: Accept>(
         limits: config.service_limits(),
         bad_messages: LogGate::new(BAD_MESSAGE_LINES, Duration::from_secs(60)),
         instance_id: instance_id.clone(),
+        backplane: backplane.clone(),
     });
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<V0Service>().await;
@@ -335,6 +343,17 @@ async fn serve<D: Accept>(
         .add_service(V0Service::new(Arc::clone(&context)))
         .add_service(V1Service::new(Arc::clone(&context)));
     let listener_metrics = ListenerMetrics::new(&metrics).map_err(defect)?;
+    let others = backplane
+        .as_ref()
+        .map(|b| Arc::new(Others::of(b)) as Arc<dyn Peers>);
+    let fleet = Fleet::new(Peer::new(&config.replica_name(), &instance_id), others);
+    let bucket = backplane.as_ref().map(|backplane| {
+        Bucket::new(
+            backplane.client().clone(),
+            &config.backplane.backplane_prefix,
+        )
+    });
+    let agreement = Agreement::new(Arc::clone(&shared), fleet.clone(), bucket);
     let board = Board::new(Facts {
         shared: Arc::clone(&shared),
         drain: drain.clone(),
@@ -343,15 +362,30 @@ async fn serve<D: Accept>(
         started: Instant::now(),
         data_addr,
         v0_environment: config.v0_environment.clone(),
+        fleet,
+        backplane: backplane.clone(),
     });
     let sampling = Arc::clone(&board).run(Sources {
         sessions: shared.metrics.clone(),
         topics: topic_metrics,
         listener: listener_metrics.clone(),
     });
+    let answering = Answering::new(
+        board.facts().clone(),
+        Arc::clone(&board),
+        Arc::clone(&agreement),
+    );
+    let agreeing = fencing::agree(Arc::clone(&agreement), backplane.clone(), answering);
+    let agreeing = AbortOnDrop(tokio::spawn(agreeing).abort_handle());
+    if backplane.is_some() {
+        // Whom the fence keeps out is not let in first. Not for long: what
+        // cannot be had now is taken in when it can be.
+        let _ = tokio::time::timeout(FENCES_WITHIN, agreement.caught_up()).await;
+    }
     let admin_service = Admin {
         facts: board.facts().clone(),
-        board,
+        gather: Gather::new(board.facts().clone(), Arc::clone(&board)),
+        agreement: Arc::clone(&agreement),
         scrape: ScrapeMetrics::new(&metrics).map_err(defect)?,
         metrics: metrics.clone(),
     };
@@ -394,16 +428,23 @@ async fn serve<D: Accept>(
             tokio::spawn(reload::watch(watched, config.access.reload_interval)).abort_handle(),
         ),
         AbortOnDrop(tokio::spawn(registry.age()).abort_handle()),
+        agreeing,
         AbortOnDrop(tokio::spawn(sampling).abort_handle()),
         AbortOnDrop(tokio::spawn(unhealthy_when_leaving(drain.clone(), health)).abort_handle()),
     ];
     let (window, timeout) = (config.drain_window, config.drain_timeout);
+    // A server that is dropped without a word takes its backplane with it.
+    let leaving = backplane.as_ref().map(Arc::downgrade);
     let main = tokio::spawn(async move {
         let why = tokio::select! {
             () = shutdown => "shutdown",
             why = drain.asked() => why,
         };
+        let deadline = Instant::now() + timeout;
         let outcome = drain.run(&shared.census, why, window, timeout).await;
+        if let Some(backplane) = leaving.and_then(|backplane| backplane.upgrade()) {
+            backplane.leave(deadline).await;
+        }
         // The answer to whoever asked for the drain, too.
         let closed = async { tokio::join!(&mut serving, &mut serving_admin) };
         if tokio::time::timeout(CLOSING, closed).await.is_err() {
@@ -419,6 +460,8 @@ async fn serve<D: Accept>(
         admin: admin_addr,
         metrics,
         shared: shared_by_all,
+        agreement,
+        runtime: tokio::runtime::Handle::current(),
         main,
         doorkeeper: Doorkeeper::new(context, tokio::runtime::Handle::current()),
         _background: background,

@@ -27,11 +27,13 @@ pub mod recording;
 
 mod access;
 mod admin;
+mod backplane;
 mod clock;
 mod drain;
 mod environment;
 mod error;
 mod fence;
+mod fleet;
 mod frame;
 mod generation;
 mod happening;

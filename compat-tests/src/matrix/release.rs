@@ -44,6 +44,18 @@ pub fn versions() -> std::io::Result<Vec<String>> {
     Ok(versions)
 }
 
+impl Release {
+    /// Whether its server can be one of several replicas.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub async fn has_replicas(&self) -> Result<bool, Failure> {
+        let mut help = Command::new(&self.server);
+        let said = help.args(["serve", "--help"]).output().await?;
+        Ok(String::from_utf8_lossy(&said.stdout).contains("--backplane"))
+    }
+}
+
 /// Builds a release from its packages, unless it has been: `released.sh`.
 ///
 /// # Errors

@@ -368,11 +368,11 @@ async fn replayed(server: &Server) -> Result<(), Failure> {
     let recording = recording::named(name)?;
     let store = Store::default();
     let heads = recording.last_seqnos();
-    let reader = Reader::connect(&server.url(), "reader").await?;
+    let reader = Reader::connect(&server.direct_url(), "reader").await?;
     for &shard in heads.keys() {
         reader.follow(shard, store.head(shard)).await?;
     }
-    let probe = v0_peer::Peer::connect(&server.url(), "probe").await?;
+    let probe = v0_peer::Peer::connect(&server.direct_url(), "probe").await?;
     reader.mark().await?.passed_by(probe.sender()).await?;
     replay(
         &recording,

@@ -17,13 +17,21 @@ use persist_pubsub_compat_tests::watched::Watched;
 use persist_pubsub_proto::{MAX_SEQNO, ShardId};
 
 use super::super::{Failure, Verdict};
-use super::storm::{Arena, Ways, config, settle, shard};
+use super::storm::{Arena, Ways, config, replicas_for, settle, shard};
 
 const DIFFS: u64 = 500;
 
 #[tokio::test]
 async fn poison_free() -> Verdict {
     on(Ways::Network).await
+}
+
+#[tokio::test]
+async fn poison_free_across_replicas() -> Verdict {
+    match replicas_for("poison_free") {
+        true => on(Ways::Replicas).await,
+        false => Ok(()),
+    }
 }
 
 #[tokio::test]
@@ -119,14 +127,26 @@ async fn lies_before_the_truth(ways: Ways) -> Verdict {
         taken(&mut publisher).await?;
     }
     reader.settle().await?;
-    let mut late = arena.session("late").await?;
-    late.subscribe(&[(shard, Some(39))]).await?;
-    late.settle().await?;
-    assert_eq!(
-        late.witness().heard(),
-        (1, 0),
-        "the shard is not where it should be"
-    );
+    // Of replicas each has its own view, from when it is asked for the shard on.
+    let mut asking = arena.sessions("asking", 3).await?;
+    for session in &mut asking {
+        session.subscribe(&[(shard, Some(39))]).await?;
+        session.answered().await?;
+    }
+    arena.commit(shard, 41..=45, 100);
+    for seqno in 41..=45 {
+        publisher.publish(shard, seqno).await?;
+    }
+    settle(&asking).await?;
+    for late in arena.sessions("late", 3).await?.iter_mut() {
+        late.subscribe(&[(shard, Some(40))]).await?;
+        late.settle().await?;
+        assert_eq!(
+            late.witness().heard(),
+            (5, 0),
+            "the shard is not where it should be"
+        );
+    }
     Ok(())
 }
 

@@ -111,7 +111,7 @@ pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Parses the command line, runs the command, and returns the exit code: 0,
 /// 1 if the command failed, 2 if the command line is wrong, 3 if what was
-/// waited for did not come in time.
+/// waited for did not come in time, or not from every replica.
 #[must_use]
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
@@ -127,8 +127,8 @@ pub fn run() -> ExitCode {
     };
     let outcome = runtime.block_on(async {
         match cli.command {
-            None => serve::run(cli.serve).await,
-            Some(Command::Serve(args)) => serve::run(*args).await,
+            None => Box::pin(serve::run(cli.serve)).await,
+            Some(Command::Serve(args)) => Box::pin(serve::run(*args)).await,
             Some(Command::Tap(args)) => tap::run(args).await,
             Some(Command::Push(args)) => push::run(args).await,
             Some(Command::Replay(args)) => replay::run(args).await,
@@ -150,7 +150,7 @@ pub fn run() -> ExitCode {
             eprintln!("error: {e}");
             if e.is::<crate::config::InvalidConfig>() {
                 ExitCode::from(2)
-            } else if e.is::<generations::NotGone>() {
+            } else if e.is::<generations::NotGone>() || e.is::<fence::NotConfirmed>() {
                 ExitCode::from(3)
             } else {
                 ExitCode::FAILURE

@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use persist_pubsub_proto::{InvalidShardId, ShardId, v0, v1};
+use persist_pubsub_proto::{InvalidShardId, MAX_SEQNO, ShardId, v0, v1};
 use prost::Message;
 
 use spelling::v0 as spelled_v0;
@@ -212,6 +212,37 @@ pub(crate) fn encode_frame(message: &impl Message) -> Bytes {
     // A BytesMut grows: encoding into it cannot fail.
     let _ = message.encode(&mut buf);
     buf.freeze()
+}
+
+/// The message by which a v1 client publishes, without the prefix: what one
+/// replica forwards to another. A diff that has its v1 frame is not copied;
+/// none is made for this, since nobody counts what it would hold.
+pub(crate) fn publishing(shard: ShardId, seqno: u64, diff: Option<&Diff>) -> Bytes {
+    let framed = diff.and_then(|diff| diff.v1.get().filter(|_| diff.len() > 0));
+    if let Some(frame) = framed {
+        return frame.slice(PREFIX..);
+    }
+    let publish = v1::Publish {
+        shard_id: shard.to_bytes(),
+        seqno,
+        committed_unix_nanos: diff.map_or(0, |diff| diff.committed_unix_nanos),
+        diff: diff.map(Diff::payload),
+    };
+    let message = Some(v1::session_request::Message::Publish(publish));
+    v1::SessionRequest { message }.encode_to_vec().into()
+}
+
+/// What a message says by which a v1 client publishes. None: it is another, or
+/// says what cannot be.
+pub(crate) fn read_publishing(message: Bytes) -> Option<Publication> {
+    let publication = spelled_v1(&message).or_else(|| {
+        let request = v1::SessionRequest::decode(message).ok()?;
+        match request.message? {
+            v1::session_request::Message::Publish(publish) => read_publish(publish).ok(),
+            _ => None,
+        }
+    });
+    publication.filter(|publication| publication.seqno <= MAX_SEQNO)
 }
 
 /// The v1 frame of a message.
