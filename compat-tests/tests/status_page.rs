@@ -230,7 +230,8 @@ async fn it_shows_all_replicas_or_one() -> Verdict {
     let replicas = Replicas::start(&[nats.address()], 2, &[]).await?;
     let mut peers = Vec::new();
     for replica in replicas.all() {
-        peers.push(v1_peer::Peer::connect(&replica.url()).await?);
+        let hello = v1_peer::hello("reader");
+        peers.push(v1_peer::Peer::connect_as(&replica.url(), hello).await?);
     }
     open(&mut browser, replicas.one(0).child(), DESK).await?;
     let column = |table: &str, names: &[&str]| {
