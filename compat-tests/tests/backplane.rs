@@ -276,3 +276,46 @@ async fn without_nats_a_replica_serves_its_own_and_catches_up_later() -> Verdict
     hears(a.receiver(), shard, [7]).await?;
     Ok(())
 }
+
+/// A replica with all sessions sends some of v1 to the one with none: told
+/// first, ended well, and those of v0 never.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_all_sessions_sends_some_of_v1_away() -> Verdict {
+    if !nats::found("who_has_all_sessions_sends_some_of_v1_away") {
+        return Ok(());
+    }
+    let pair = Pair::start(|config| {
+        config.backplane.rebalance_interval = std::time::Duration::from_secs(1);
+        config.drain_window = std::time::Duration::from_millis(100);
+    })
+    .await?;
+    let mut v0 = Vec::new();
+    for _ in 0..4 {
+        v0.push(pair.v0(0).await?);
+    }
+    let mut leaving = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let mut peer = pair.v1(0).await?;
+        leaving.spawn(async move {
+            let told = peer.receiver().expect_draining("to be sent away").await?;
+            let end = peer.receiver().expect_end("the end").await?;
+            Ok::<_, v0_peer::PeerError>((told.window_millis, end.code()))
+        });
+    }
+    for _ in 0..2 {
+        let left = within("a session to be sent away", leaving.join_next()).await?;
+        let left = left.ok_or("all have left")???;
+        assert_eq!(left, (100, tonic::Code::Ok));
+    }
+    assert!(pair.metric(0, "sessions_moved_total") >= 2.0);
+    let shard = shards(0xb5, 1)[0];
+    let writer = pair.v1(1).await?;
+    for peer in &mut v0 {
+        peer.sender().subscribe(shard).await?;
+    }
+    publish(writer.sender(), shard, [1]).await?;
+    for peer in &mut v0 {
+        v0_hears(peer.receiver(), shard, [1]).await?;
+    }
+    Ok(())
+}

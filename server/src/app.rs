@@ -2,6 +2,7 @@
 //! and for a server inside somebody else's process.
 
 mod doors;
+mod fencing;
 
 use std::future::Future;
 use std::io;
@@ -22,9 +23,9 @@ use crate::backplane::{Backplane, Owner};
 use crate::clock::Clock;
 use crate::config::{Config, InvalidConfig};
 use crate::drain::{Drain, DrainOutcome, DrainState};
+use crate::fence::Fences;
 pub use crate::fence::{BrokenState, FenceError};
-use crate::fence::{Fences, Order};
-use crate::fleet::{self, Agreement, Answering, Bucket, Fleet, Gather, Others, Peer, Peers};
+use crate::fleet::{Agreement, Answering, Bucket, Fleet, Gather, Others, Peer, Peers};
 use crate::listener::{self, Accept};
 use crate::logging::LogGate;
 use crate::metrics::{
@@ -38,6 +39,7 @@ use crate::service::{ServiceContext, V0Service, V1Service};
 use crate::session::Shared;
 use crate::status::{Board, Sources};
 use doors::{Doors, Identities};
+pub use fencing::Fenced;
 
 /// Log lines about bad messages that all peers together can cause a minute.
 const BAD_MESSAGE_LINES: u32 = 10;
@@ -102,18 +104,6 @@ pub struct Server {
     main: JoinHandle<DrainOutcome>,
     doorkeeper: Doorkeeper,
     _background: Vec<AbortOnDrop>,
-}
-
-/// A fence that was raised on all replicas.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Fenced {
-    /// Its epoch.
-    pub epoch: u64,
-    /// The replicas that are not known to hold it, by name: they may let in
-    /// whom it keeps out until they are reached. "others": this one does not
-    /// reach the backplane, and so knows of none.
-    pub unconfirmed: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -187,68 +177,6 @@ impl Server {
     #[must_use]
     pub fn in_process(&self) -> InProcess {
         self.doorkeeper.door().clone()
-    }
-
-    /// Raises the fence of an environment, as the operators' `SetFence` does: for
-    /// a host that knows when a generation is done. Returns the fence's epoch.
-    /// When it returns, nothing that a session of a generation below publishes
-    /// here is accepted any more. Sessions of unknown generation stay. Writes the
-    /// state file, if there is one: blocks for that long.
-    ///
-    /// With a backplane, the other replicas are told meanwhile, and whoever
-    /// cannot be reached is when it can be: [`Server::fence_on_all`] says who
-    /// holds it.
-    ///
-    /// # Errors
-    /// See [`FenceError`]; nothing has changed then.
-    pub fn fence(&self, environment: &str, generation: u64) -> Result<u64, FenceError> {
-        let order = Order {
-            generation,
-            unknown_v0: false,
-            force_was: None,
-        };
-        let shared = &self.shared;
-        let raised = shared.fences.set(environment, order, &shared.census)?;
-        if self.agreement.has_others() {
-            let (agreement, environment) = (Arc::clone(&self.agreement), environment.to_owned());
-            self.runtime
-                .spawn(async move { agreement.spread(&environment, raised).await });
-        }
-        Ok(raised.token.epoch)
-    }
-
-    /// As [`Server::fence`], on all replicas: waits until each has confirmed that
-    /// it holds the fence, for a few seconds at most. Has to be called within a
-    /// tokio runtime. Dropped early, the fence is raised all the same.
-    ///
-    /// # Errors
-    /// See [`FenceError`]; nothing has changed then.
-    pub async fn fence_on_all(
-        &self,
-        environment: &str,
-        generation: u64,
-    ) -> Result<Fenced, FenceError> {
-        let order = Order {
-            generation,
-            unknown_v0: false,
-            force_was: None,
-        };
-        let (agreement, of) = (Arc::clone(&self.agreement), environment.to_owned());
-        let set = self
-            .runtime
-            .spawn(async move { agreement.set(&of, order).await });
-        let agreed = match set.await {
-            Ok(set) => set?,
-            Err(failed) if failed.is_panic() => std::panic::resume_unwind(failed.into_panic()),
-            // The server's runtime ends: nothing is served any more.
-            Err(_) => std::future::pending().await,
-        };
-        let token = agreed.raised.token;
-        let unconfirmed = agreed.holders.iter().filter(|h| !h.confirms(token));
-        Ok(Fenced {
-            epoch: token.epoch,
-            unconfirmed: unconfirmed.map(|h| h.peer.name.clone()).collect(),
-        })
     }
 
     /// Waits until the shutdown that was given to [`start`] has come, or an
@@ -384,7 +312,8 @@ async fn serve<D: Accept>(
             drain: drain.clone(),
             instance: instance_id.clone(),
         };
-        Some(Backplane::start(&config, owner, &metrics).await?)
+        // Boxed: it waits for much, and once.
+        Some(Box::pin(Backplane::start(&config, owner, &metrics)).await?)
     } else {
         None
     };
@@ -441,7 +370,7 @@ async fn serve<D: Accept>(
         Arc::clone(&board),
         Arc::clone(&agreement),
     );
-    let agreeing = agree(Arc::clone(&agreement), backplane.clone(), answering);
+    let agreeing = fencing::agree(Arc::clone(&agreement), backplane.clone(), answering);
     let agreeing = AbortOnDrop(tokio::spawn(agreeing).abort_handle());
     if backplane.is_some() {
         // Whom the fence keeps out is not let in first. Not for long: what
@@ -558,16 +487,6 @@ fn reflection(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|e| StartError::Internal(e.to_string()))
-}
-
-/// Keeps the fences as the other replicas have them, and answers these, until
-/// it is dropped.
-async fn agree(agreement: Arc<Agreement>, backplane: Option<Arc<Backplane>>, answering: Answering) {
-    let answering = Arc::new(answering);
-    if let Some(backplane) = backplane {
-        fleet::serve(&backplane, &answering);
-        agreement.run().await;
-    }
 }
 
 /// Turns the health of every service off when the server begins to go.

@@ -14,7 +14,7 @@ use futures_util::stream::SelectAll;
 use tokio::sync::mpsc;
 
 use super::subjects::Subjects;
-use crate::config::{BackplaneConfig, InvalidConfig, Login};
+use crate::config::{BackplaneConfig, InvalidConfig, Login, TlsOfClient};
 use crate::reload::File;
 
 /// How long one attempt to connect may take.
@@ -81,8 +81,7 @@ pub(super) enum Trouble {
 pub(super) struct Reach {
     servers: Vec<ServerAddr>,
     login: Login,
-    ca: Option<File>,
-    certificate: Option<(File, File)>,
+    tls: TlsOfClient,
     /// As NATS lists the connection.
     name: String,
 }
@@ -90,17 +89,16 @@ pub(super) struct Reach {
 impl Reach {
     /// Reads the files once, so that what is wrong with them names the flag.
     pub(super) fn new(config: &BackplaneConfig, name: &str) -> Result<Self, InvalidConfig> {
-        let (ca, certificate) = config.tls_files()?;
         let reach = Self {
             servers: config.servers()?,
             login: config.login()?,
-            ca,
-            certificate,
+            tls: config.tls_files()?,
             name: format!("persist-pubsub {name}"),
         };
         authenticate(&reach.login, b"any")?;
-        let certificate = reach.certificate.iter().flat_map(|(cert, key)| [cert, key]);
-        for file in reach.ca.iter().chain(certificate) {
+        let TlsOfClient { ca, certificate } = &reach.tls;
+        let certificate = certificate.iter().flat_map(|(cert, key)| [cert, key]);
+        for file in ca.iter().chain(certificate) {
             file.read()?;
         }
         Ok(reach)
@@ -135,10 +133,10 @@ impl Reach {
             .ping_interval(PING)
             .subscription_capacity(SUBSCRIPTION_MESSAGES)
             .client_capacity(COMMANDS);
-        if let Some(ca) = &self.ca {
+        if let Some(ca) = &self.tls.ca {
             options = options.add_root_certificates(ca.path.clone());
         }
-        if let Some((certificate, key)) = &self.certificate {
+        if let Some((certificate, key)) = &self.tls.certificate {
             options = options.add_client_certificate(certificate.path.clone(), key.path.clone());
         }
         options

@@ -27,6 +27,9 @@ const AUDIT: Duration = Duration::from_secs(30);
 /// publications are read by different hands.
 const GRACE: Duration = Duration::from_millis(100);
 
+/// A shard that is taken, and whose it is.
+type Taken = (Arc<Environment>, ShardId);
+
 /// What is to be asked for.
 #[derive(Debug, Default)]
 struct Todo {
@@ -169,8 +172,7 @@ impl Healer {
 
     /// Asks for what was told of and has not come.
     async fn catch_up(&self, told: HashMap<TopicKey, (String, u64)>, means: &Means) {
-        let mut by_replica: HashMap<(String, u64), Vec<(Arc<Environment>, ShardId)>> =
-            HashMap::new();
+        let mut by_replica: HashMap<(String, u64), Vec<Taken>> = HashMap::new();
         for (key, (instance, head)) in told {
             let environment = self.interests.environment(&key);
             let Some(environment) = environment.filter(|_| self.is_behind(&key, head)) else {
@@ -231,7 +233,7 @@ impl Healer {
     }
 
     /// Asks for what is above what is here.
-    async fn ask(&self, to: &To, shards: &[(Arc<Environment>, ShardId)], means: &Means) {
+    async fn ask(&self, to: &To, shards: &[Taken], means: &Means) {
         let Some((environment, _)) = shards.first() else {
             return;
         };
@@ -251,9 +253,7 @@ impl Healer {
 }
 
 /// Of one environment each, and few enough for a question.
-fn batches(
-    all: &[(Arc<Environment>, ShardId)],
-) -> impl Iterator<Item = &[(Arc<Environment>, ShardId)]> {
+fn batches(all: &[Taken]) -> impl Iterator<Item = &[Taken]> {
     all.chunk_by(|a, b| a.0.id() == b.0.id())
         .flat_map(|shards| shards.chunks(SHARDS_ASKED))
 }

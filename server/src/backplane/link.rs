@@ -100,8 +100,8 @@ impl Link {
                 }
                 self.detail().denied = Some(error);
             }
-            Event::ClientError(ClientError::Other(error)) => self.failed(error),
-            Event::ClientError(error) => self.failed(error.to_string()),
+            Event::ClientError(ClientError::Other(error)) => self.failed(&error),
+            Event::ClientError(error) => self.failed(&error.to_string()),
             Event::LameDuckMode | Event::Draining => {}
         }
     }
@@ -154,12 +154,12 @@ impl Link {
     }
 
     /// An attempt to connect has failed.
-    pub(super) fn failed(&self, why: String) {
+    pub(super) fn failed(&self, why: &str) {
         let mut detail = self.detail();
         if self.is_up() || detail.why == why {
             return;
         }
-        detail.why.clone_from(&why);
+        why.clone_into(&mut detail.why);
         drop(detail);
         if let Some(unlogged) = self.may_log() {
             tracing::warn!(why, unlogged, "backplane: NATS cannot be reached");

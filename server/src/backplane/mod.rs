@@ -138,7 +138,7 @@ impl Backplane {
         match reach.try_out(&subjects, &needs).await {
             Ok(()) => {}
             Err(Trouble::Wrong(error)) => return Err(error.into()),
-            Err(Trouble::Away(why)) => link.failed(why),
+            Err(Trouble::Away(why)) => link.failed(&why),
         }
         let away = |e: String| StartError::Internal(format!("no client of NATS: {e}"));
         let inbox = format!("{}.v1.inbox.{}", settings.backplane_prefix, owner.instance);

@@ -131,6 +131,15 @@ pub(crate) enum Login {
     Token(File),
 }
 
+/// The files of TLS with NATS.
+#[derive(Clone, Debug)]
+pub(crate) struct TlsOfClient {
+    /// None: the system's authorities.
+    pub(crate) ca: Option<File>,
+    /// With its key.
+    pub(crate) certificate: Option<(File, File)>,
+}
+
 impl BackplaneConfig {
     pub(super) fn validate(&self) -> Result<(), InvalidConfig> {
         self.servers()?;
@@ -296,14 +305,20 @@ impl BackplaneConfig {
     }
 
     /// Authorities, and certificate with key.
-    pub(crate) fn tls_files(&self) -> Result<(Option<File>, Option<(File, File)>), InvalidConfig> {
+    pub(crate) fn tls_files(&self) -> Result<TlsOfClient, InvalidConfig> {
         let file = |flag, path: &Option<PathBuf>| path.clone().map(|path| File::new(flag, path));
         let ca = file("--backplane-tls-ca", &self.backplane_tls_ca);
         let certificate = file("--backplane-tls-cert", &self.backplane_tls_cert);
         let key = file("--backplane-tls-key", &self.backplane_tls_key);
         match (certificate, key) {
-            (None, None) => Ok((ca, None)),
-            (Some(certificate), Some(key)) => Ok((ca, Some((certificate, key)))),
+            (None, None) => Ok(TlsOfClient {
+                ca,
+                certificate: None,
+            }),
+            (Some(certificate), Some(key)) => Ok(TlsOfClient {
+                ca,
+                certificate: Some((certificate, key)),
+            }),
             (Some(file), None) => Err(file.invalid("needs --backplane-tls-key beside it")),
             (None, Some(file)) => Err(file.invalid("needs --backplane-tls-cert beside it")),
         }

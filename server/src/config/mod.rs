@@ -22,7 +22,7 @@ use crate::units::{duration, size};
 
 pub use access::AccessConfig;
 pub use backplane::BackplaneConfig;
-pub(crate) use backplane::Login;
+pub(crate) use backplane::{Login, TlsOfClient};
 
 /// Connections on the operators' port: people, dashboards, probes and
 /// Prometheus.

@@ -227,7 +227,8 @@ impl ServiceContext {
         if shards.is_empty() {
             return None;
         }
-        Some(backplane.join(environment, shards).await)
+        // Boxed: a session has no room for it while it does not subscribe.
+        Some(Box::pin(backplane.join(environment, shards)).await)
     }
 
     /// A new session, if the server takes one now.
