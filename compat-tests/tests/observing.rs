@@ -9,7 +9,7 @@ use persist_pubsub_compat_tests::operator::Operator;
 use persist_pubsub_compat_tests::raw_connection::{DATA, PREFACE, RawConnection, frame};
 use persist_pubsub_compat_tests::v1_peer;
 use persist_pubsub_compat_tests::wait::until;
-use persist_pubsub_proto::ShardId;
+use persist_pubsub_proto::{ShardId, v1};
 
 use super::{Verdict, server};
 
@@ -73,7 +73,9 @@ async fn every_metric_that_is_asked_for_is_told() -> Verdict {
     broken.write(&nonsense).await?;
     broken.closed("the end of a broken connection").await?;
 
-    let asked = asked()?;
+    let mut asked = asked()?;
+    // A server that is alone has none of these.
+    asked.retain(|name| !name.starts_with("persist_pubsub_backplane_"));
     assert!(asked.len() > 30, "{asked:?}");
     let mut missing = Vec::new();
     let told = until("every metric that is asked for", async || {
@@ -89,5 +91,46 @@ async fn every_metric_that_is_asked_for_is_told() -> Verdict {
     })
     .await;
     assert!(told.is_ok(), "nobody tells {missing:?}");
+    Ok(())
+}
+
+/// The read-only one is not expected to publish, and the one that did is not
+/// silent for as long as it has been there.
+#[tokio::test]
+async fn a_generation_that_may_publish_and_does_not_is_told() -> Verdict {
+    let server = server(&[]).await?;
+    let operator = Operator::connect(&server).await?;
+    let mut peers = Vec::new();
+    for (generation, mode) in [
+        (7, v1::SessionMode::ReadWrite),
+        (8, v1::SessionMode::ReadWrite),
+        (9, v1::SessionMode::ReadOnly),
+    ] {
+        let hello = v1::Hello {
+            deploy_generation: generation,
+            mode: mode.into(),
+            ..v1_peer::hello("peer")
+        };
+        peers.push(v1_peer::Peer::connect_as(&server.url(), hello).await?);
+    }
+    let silent = async |generation: u64| {
+        let (_, text) = operator.get("/metrics").await.ok()?;
+        let series =
+            format!("persist_pubsub_generation_silent_seconds{{generation=\"{generation}\"}} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&series))?;
+        line.parse::<f64>().ok()
+    };
+    // It came before the other.
+    until("the newer one to be told as the less silent", async || {
+        (silent(8).await? < silent(7).await?).then_some(())
+    })
+    .await?;
+    // Until it publishes.
+    peers[0].sender().publish(SHARD, 1, 1, "x").await?;
+    until("the one that publishes to be the less silent", async || {
+        (silent(7).await? < silent(8).await?).then_some(())
+    })
+    .await?;
+    assert_eq!(silent(9).await, None);
     Ok(())
 }

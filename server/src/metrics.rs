@@ -8,8 +8,8 @@ mod access;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Counter, CounterVec, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry,
+    Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry,
 };
 use tokio::time::Instant;
 
@@ -362,6 +362,7 @@ impl ListenerMetrics {
 pub(crate) struct ScrapeMetrics {
     pub(crate) active_connections: IntGauge,
     pub(crate) sessions: IntGaugeVec,
+    pub(crate) silent: GaugeVec,
     pub(crate) subscriptions: IntGauge,
     pub(crate) behind: IntGauge,
     pub(crate) lag: Gauge,
@@ -394,6 +395,16 @@ impl ScrapeMetrics {
                         "Connected sessions, by wire version and deploy generation; the 16 highest generations, the rest as other.",
                     ),
                     &["wire", "generation"],
+                ),
+            )?,
+            silent: register(
+                registry,
+                GaugeVec::new(
+                    Opts::new(
+                        "persist_pubsub_generation_silent_seconds",
+                        "How long no session of a deploy generation has published here, of which some are connected that may; of the 16 highest generations. Never: since the first of them came.",
+                    ),
+                    &["generation"],
                 ),
             )?,
             subscriptions: gauge(
