@@ -9,12 +9,16 @@ const DATA: &[&str] = &[
     "persist/pubsub/v1/pubsub.proto",
 ];
 const ADMIN: &[&str] = &["persist/pubsub/admin/v1/admin.proto"];
+const BACKPLANE: &[&str] = &["persist/pubsub/backplane/v1/backplane.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed={ROOT}");
     compile("data", DATA, false)?;
     if std::env::var_os("CARGO_FEATURE_ADMIN").is_some() {
         compile("admin", ADMIN, true)?;
+    }
+    if std::env::var_os("CARGO_FEATURE_BACKPLANE").is_some() {
+        compile("backplane", BACKPLANE, false)?;
     }
     Ok(())
 }

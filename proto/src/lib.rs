@@ -5,6 +5,7 @@
 //! | [`v0`] | the unversioned protocol of deployed processes; fixed |
 //! | [`v1`] | ours: package `persist.pubsub.v1` |
 //! | `admin_v1` | the operators' calls (feature `admin`) |
+//! | `backplane_v1` | what replicas say to each other (feature `backplane`) |
 //!
 //! The `.proto` files in `schema/` are the specification; the promises that a
 //! server of v1 makes stand in this crate's `README.md`.
@@ -78,6 +79,16 @@ pub mod admin_v1 {
 
     /// The compiled schema, comments included, for reflection.
     pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/admin.fds"));
+}
+
+/// What replicas of the service say to each other.
+#[cfg(feature = "backplane")]
+pub mod backplane_v1 {
+    tonic::include_proto!("persist.pubsub.backplane.v1");
+
+    /// The compiled schema, for checks of compatibility.
+    pub const FILE_DESCRIPTOR_SET: &[u8] =
+        include_bytes!(concat!(env!("OUT_DIR"), "/backplane.fds"));
 }
 
 /// The highest seqno there is, 2^63 - 1: the consensus stores keep seqnos in

@@ -17,6 +17,8 @@ use tonic::service::Routes;
 
 use crate::access::Access;
 use crate::admin::{self, Admin, Facts};
+pub use crate::backplane::BackplaneError;
+use crate::backplane::{Backplane, Owner};
 use crate::clock::Clock;
 use crate::config::{Config, InvalidConfig};
 use crate::drain::{Drain, DrainOutcome, DrainState};
@@ -73,6 +75,10 @@ pub enum StartError {
     /// The file that `--state-file` names cannot be used.
     #[error(transparent)]
     StateFile(#[from] BrokenState),
+    /// The backplane cannot come about as it was asked for. NATS that is
+    /// merely not there is no error: the server begins without it.
+    #[error(transparent)]
+    Backplane(#[from] BackplaneError),
     /// A defect of this program: a metric or a schema that does not register.
     #[error("internal: {0}")]
     Internal(String),
@@ -310,6 +316,17 @@ async fn serve<D: Accept>(
     let shared_by_all = Arc::clone(&shared);
     let drain = Drain::new();
     let instance_id = format!("{:016x}", fastrand::u64(..));
+    let backplane = if config.backplane.is_wanted() {
+        let owner = Owner {
+            registry: Arc::clone(&registry),
+            census: Arc::clone(&shared.census),
+            drain: drain.clone(),
+            instance: instance_id.clone(),
+        };
+        Some(Backplane::start(&config, owner, &metrics).await?)
+    } else {
+        None
+    };
     let context = Arc::new(ServiceContext {
         shared: Arc::clone(&shared),
         access: Arc::clone(&access),
@@ -317,6 +334,7 @@ async fn serve<D: Accept>(
         limits: config.service_limits(),
         bad_messages: LogGate::new(BAD_MESSAGE_LINES, Duration::from_secs(60)),
         instance_id: instance_id.clone(),
+        backplane: backplane.clone(),
     });
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<V0Service>().await;
@@ -338,6 +356,7 @@ async fn serve<D: Accept>(
         started: Instant::now(),
         data_addr,
         v0_environment: config.v0_environment.clone(),
+        backplane: backplane.clone(),
     });
     let sampling = Arc::clone(&board).run(Sources {
         sessions: shared.metrics.clone(),
@@ -398,7 +417,11 @@ async fn serve<D: Accept>(
             () = shutdown => "shutdown",
             why = drain.asked() => why,
         };
+        let deadline = Instant::now() + timeout;
         let outcome = drain.run(&shared.census, why, window, timeout).await;
+        if let Some(backplane) = &backplane {
+            backplane.leave(deadline).await;
+        }
         // The answer to whoever asked for the drain, too.
         let closed = async { tokio::join!(&mut serving, &mut serving_admin) };
         if tokio::time::timeout(CLOSING, closed).await.is_err() {

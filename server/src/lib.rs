@@ -27,6 +27,7 @@ pub mod recording;
 
 mod access;
 mod admin;
+mod backplane;
 mod clock;
 mod drain;
 mod environment;

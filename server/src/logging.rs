@@ -23,6 +23,9 @@ pub enum LogFormat {
 /// # Errors
 /// `filter` is not a list of directives such as `info,persist_pubsub_server=debug`.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), String> {
+    // A line for each message that a full queue drops, and each attempt to
+    // connect: what matters of it, the backplane says itself, within a rate.
+    let filter = format!("async_nats=off,{filter}");
     let filter = EnvFilter::try_new(filter).map_err(|e| e.to_string())?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)

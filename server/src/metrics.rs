@@ -5,6 +5,7 @@
 //! `environmentd`, and keep their meaning, so that its dashboards work here.
 
 mod access;
+mod backplane;
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -14,6 +15,7 @@ use prometheus::{
 use tokio::time::Instant;
 
 pub(crate) use access::{AccessMetrics, TlsMetrics};
+pub(crate) use backplane::BackplaneMetrics;
 
 /// Registers a metric. A name that is registered twice is a defect that every
 /// start shows, so it is an error of the start.

@@ -1,9 +1,10 @@
 //! Finds the topic of a shard, and keeps all topics within their bounds.
 
 mod eviction;
+mod foreign;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -12,6 +13,7 @@ use persist_pubsub_proto::{MAX_SEQNO, ShardId};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
+use crate::backplane::Outgoing;
 use crate::environment::{Environment, Environments};
 use crate::error::{Refusal, RefusalCode};
 use crate::frame::Publication;
@@ -49,6 +51,8 @@ pub(crate) struct Registry {
     limits: RegistryLimits,
     metrics: TopicMetrics,
     happenings: broadcast::Sender<Happening>,
+    /// Empty: there are no other replicas.
+    outgoing: OnceLock<Arc<Outgoing>>,
 }
 
 /// Who subscribes, and how it is told that there is something.
@@ -79,6 +83,7 @@ impl Registry {
             metrics,
             // A watcher further behind than this loses events, and is told.
             happenings: broadcast::channel(4096).0,
+            outgoing: OnceLock::new(),
         })
     }
 
@@ -206,13 +211,18 @@ impl Registry {
             self.unwatched.list(&topic);
         }
         let verdict = published.verdict;
+        if let Some(outgoing) = self.outgoing.get()
+            && !verdict.is_old()
+        {
+            outgoing.forward(&topic, seqno, diff.as_deref());
+        }
         if let Some(deadline) = published.arm {
             self.release_at(topic, deadline);
         }
         self.happened(|| Happening {
             environment: Arc::clone(environment),
             shard,
-            what: if announced && !matches!(verdict, Verdict::Duplicate | Verdict::DoubtedAgain) {
+            what: if announced && !verdict.is_old() {
                 What::Announced
             } else {
                 What::Published(verdict)
@@ -238,6 +248,7 @@ impl Registry {
             Verdict::Duplicate | Verdict::DoubtedAgain => metrics.duplicates.inc(),
             Verdict::Doubted => metrics.doubted.inc(),
             Verdict::Adopted => metrics.adopted.inc(),
+            Verdict::Backfilled => {}
         }
         if published.evicted > 0 {
             metrics.evicted_shard.inc_by(published.evicted as u64);

@@ -35,7 +35,7 @@ impl File {
     }
 
     /// Its bytes.
-    fn read(&self) -> Result<Vec<u8>, InvalidConfig> {
+    pub(crate) fn read(&self) -> Result<Vec<u8>, InvalidConfig> {
         let unreadable = |e: std::io::Error| self.invalid(format!("cannot be read: {e}"));
         // Before it is opened: a pipe would keep the reader for ever.
         let kind = std::fs::metadata(&self.path).map_err(unreadable)?;

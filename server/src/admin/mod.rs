@@ -18,6 +18,7 @@ use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
 use crate::access::Access;
+use crate::backplane::Backplane;
 use crate::clock;
 use crate::drain::Drain;
 use crate::metrics::ScrapeMetrics;
@@ -36,6 +37,8 @@ pub(crate) struct Facts {
     pub(crate) started: Instant,
     pub(crate) data_addr: SocketAddr,
     pub(crate) v0_environment: String,
+    /// None: there are no other replicas.
+    pub(crate) backplane: Option<Arc<Backplane>>,
 }
 
 impl Facts {

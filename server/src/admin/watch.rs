@@ -99,7 +99,9 @@ fn show(h: &Happening, now: SystemTime) -> WatchShardsResponse {
             Verdict::InOrder | Verdict::Gapped(_) | Verdict::Adopted => ShardEvent::Published,
             Verdict::Held => ShardEvent::HeldBack,
             Verdict::FilledLate => ShardEvent::FilledLate,
-            Verdict::Duplicate | Verdict::DoubtedAgain => ShardEvent::Duplicate,
+            Verdict::Duplicate | Verdict::DoubtedAgain | Verdict::Backfilled => {
+                ShardEvent::Duplicate
+            }
             Verdict::Doubted => ShardEvent::Doubted,
         },
     };

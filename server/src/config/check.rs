@@ -100,7 +100,8 @@ impl Config {
                 allowed: "1 to 256 bytes".to_owned(),
             });
         }
-        self.access.validate()
+        self.access.validate()?;
+        self.backplane.validate()
     }
 }
 

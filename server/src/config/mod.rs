@@ -1,6 +1,7 @@
 //! The settings: flags and environment variables, validated.
 
 mod access;
+mod backplane;
 mod check;
 
 use std::net::SocketAddr;
@@ -20,6 +21,8 @@ use crate::topic::TopicLimits;
 use crate::units::{duration, size};
 
 pub use access::AccessConfig;
+pub use backplane::BackplaneConfig;
+pub(crate) use backplane::Login;
 
 /// Connections on the operators' port: people, dashboards, probes and
 /// Prometheus.
@@ -239,6 +242,10 @@ pub struct Config {
     /// Who gets in
     #[command(flatten)]
     pub access: AccessConfig,
+
+    /// The link to other replicas
+    #[command(flatten)]
+    pub backplane: BackplaneConfig,
 }
 
 /// A setting that cannot be. A retry cannot help.

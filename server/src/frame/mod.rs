@@ -214,6 +214,36 @@ pub(crate) fn encode_frame(message: &impl Message) -> Bytes {
     buf.freeze()
 }
 
+/// The message by which a v1 client publishes, without the prefix: what one
+/// replica forwards to another. A diff that has its v1 frame is not copied;
+/// none is made for this, since nobody counts what it would hold.
+pub(crate) fn publishing(shard: ShardId, seqno: u64, diff: Option<&Diff>) -> Bytes {
+    let framed = diff.and_then(|diff| diff.v1.get().filter(|_| diff.len() > 0));
+    if let Some(frame) = framed {
+        return frame.slice(PREFIX..);
+    }
+    let publish = v1::Publish {
+        shard_id: shard.to_bytes(),
+        seqno,
+        committed_unix_nanos: diff.map_or(0, |diff| diff.committed_unix_nanos),
+        diff: diff.map(Diff::payload),
+    };
+    let message = Some(v1::session_request::Message::Publish(publish));
+    v1::SessionRequest { message }.encode_to_vec().into()
+}
+
+/// What a message says by which a v1 client publishes. None: it is another.
+pub(crate) fn read_publishing(message: Bytes) -> Option<Publication> {
+    if let Some(publication) = spelled_v1(&message) {
+        return Some(publication);
+    }
+    let request = v1::SessionRequest::decode(message).ok()?;
+    match request.message? {
+        v1::session_request::Message::Publish(publish) => read_publish(publish).ok(),
+        _ => None,
+    }
+}
+
 /// The v1 frame of a message.
 pub(crate) fn encode(message: Response) -> Bytes {
     encode_frame(&v1::SessionResponse {

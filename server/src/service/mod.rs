@@ -26,6 +26,7 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 
 use crate::access::{Access, Caller, exhausted};
+use crate::backplane::Backplane;
 use crate::drain::Drain;
 use crate::error::EndReason;
 use crate::frame::Wire;
@@ -95,6 +96,8 @@ pub(crate) struct ServiceContext {
     pub(crate) bad_messages: LogGate,
     /// Names this run of the server.
     pub(crate) instance_id: String,
+    /// None: there are no other replicas.
+    pub(crate) backplane: Option<Arc<Backplane>>,
 }
 
 /// Bounds of every stream.

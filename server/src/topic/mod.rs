@@ -3,6 +3,7 @@
 
 mod closing;
 mod cursor;
+mod foreign;
 mod limits;
 mod log;
 mod order;
@@ -19,6 +20,7 @@ use persist_pubsub_proto::ShardId;
 use tokio::time::Instant;
 
 pub(crate) use cursor::{Cursor, Reader, Sink};
+pub(crate) use foreign::Foreign;
 pub(crate) use limits::TopicLimits;
 pub(crate) use log::Entry;
 #[cfg(test)]
@@ -216,20 +218,7 @@ impl Topic {
             }
         }
         let evicted = state.evict(None, now, limits);
-        let grown = signed(state.order.bytes()) - signed(before);
-        let age = match state.aging {
-            Some(_) => None,
-            None => state.order.oldest_at(),
-        };
-        state.aging = state.aging.or(age);
-        Ok(Published {
-            verdict,
-            grown,
-            evicted,
-            arm,
-            age,
-            unwatched,
-        })
+        Ok(state.published(verdict, before, evicted, arm, unwatched))
     }
 
     /// Lets through what has waited long enough. Returns the last seqno that
@@ -406,6 +395,32 @@ impl Topic {
 }
 
 impl State {
+    /// What is to be told of a publication, before which the topic held
+    /// `before` bytes.
+    fn published(
+        &mut self,
+        verdict: Verdict,
+        before: usize,
+        evicted: usize,
+        arm: Option<Instant>,
+        unwatched: bool,
+    ) -> Published {
+        let grown = signed(self.order.bytes()) - signed(before);
+        let age = match self.aging {
+            Some(_) => None,
+            None => self.order.oldest_at(),
+        };
+        self.aging = self.aging.or(age);
+        Published {
+            verdict,
+            grown,
+            evicted,
+            arm,
+            age,
+            unwatched,
+        }
+    }
+
     /// Evicts; what was held back and has to go is let through as a hole, and
     /// the subscribers are told.
     fn evict(&mut self, oldest: Option<Instant>, now: Instant, limits: &TopicLimits) -> usize {

@@ -10,6 +10,7 @@
 //! cursors to read, and what is missing there is a hole. An entry at or above
 //! it waits for its predecessor, at most the reorder window.
 
+mod backfill;
 mod rival;
 
 use std::time::Duration;
@@ -48,9 +49,17 @@ pub(crate) enum Verdict {
     DoubtedAgain,
     /// The run that was doubted has shown that it is the real one.
     Adopted,
+    /// A past diff that another replica still had, for who subscribes from
+    /// there: in its place, or left away for want of room.
+    Backfilled,
 }
 
 impl Verdict {
+    /// Whether it was known.
+    pub(crate) fn is_old(self) -> bool {
+        matches!(self, Self::Duplicate | Self::DoubtedAgain)
+    }
+
     /// Whether it came beside the shard's run; which it may just have become.
     pub(crate) fn was_doubted(self) -> bool {
         matches!(self, Self::Doubted | Self::DoubtedAgain | Self::Adopted)

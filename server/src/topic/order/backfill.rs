@@ -1,0 +1,46 @@
+//! A past that another replica still has.
+
+use super::{Order, Verdict};
+use crate::topic::TopicLimits;
+use crate::topic::log::Entry;
+
+impl Order {
+    /// Puts a diff into its place below everything that this order has let
+    /// through or still knows, for who subscribes from there: nobody is told,
+    /// for nobody was told that it was missing, or it was there and has been
+    /// evicted. Takes room that is free, and none from what is newer.
+    /// None: it is no such diff, but one to be accepted.
+    pub(in crate::topic) fn backfill(
+        &mut self,
+        entry: Entry,
+        limits: &TopicLimits,
+    ) -> Option<Verdict> {
+        let released = self.released?;
+        let seqno = entry.seqno;
+        let past = seqno < self.origin || (seqno < self.floor && !self.holes.contains(seqno));
+        if seqno >= released || !past || entry.diff.is_none() {
+            return None;
+        }
+        if self.log.get(seqno).is_some() {
+            return Some(Verdict::Duplicate);
+        }
+        let room = self.log.len() < limits.log_entries
+            && self.log.bytes() + entry.cost() <= limits.log_bytes;
+        if room {
+            self.origin = self.origin.min(seqno);
+            self.log.insert(entry);
+        }
+        Some(Verdict::Backfilled)
+    }
+
+    /// Takes the run up behind `head`, if nothing is known. False: something
+    /// is.
+    pub(in crate::topic) fn begin_behind(&mut self, head: u64) -> bool {
+        let fresh = self.released.is_none();
+        if fresh {
+            self.origin = head.saturating_add(1);
+            self.released = Some(self.origin);
+        }
+        fresh
+    }
+}
