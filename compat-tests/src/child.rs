@@ -221,23 +221,13 @@ impl Child {
     /// # Errors
     /// The signal cannot be sent: the child has ended, say.
     pub async fn signal(&self, name: &str) -> Result<(), ChildError> {
-        let what = || format!("SIG{name} to the server");
         // None once it was waited for: its number may be another's by now.
-        let pid = self
-            .process
-            .id()
-            .ok_or_else(|| io(what())(std::io::ErrorKind::NotFound.into()))?;
-        // The shell's own `kill` is everywhere; the program is not.
-        let status = Command::new("sh")
-            .args(["-c", "kill -s \"$1\" \"$2\"", "sh", name, &pid.to_string()])
-            .status()
-            .await
-            .map_err(io(what()))?;
-        if status.success() {
-            Ok(())
-        } else {
-            Err(io(what())(std::io::Error::other(status.to_string())))
-        }
+        let pid = self.process.id();
+        let sent = match pid {
+            Some(pid) => send_signal(name, pid).await,
+            None => Err(std::io::ErrorKind::NotFound.into()),
+        };
+        sent.map_err(io(format!("SIG{name} to the server")))
     }
 
     /// Waits for it to end.
@@ -252,6 +242,19 @@ impl Child {
                 log: self.log(),
             }),
         }
+    }
+}
+
+/// Sends a process a signal, by its name without `SIG`.
+pub(crate) async fn send_signal(name: &str, pid: u32) -> std::io::Result<()> {
+    // The shell's own `kill` is everywhere; the program is not.
+    let status = Command::new("sh")
+        .args(["-c", "kill -s \"$1\" \"$2\"", "sh", name, &pid.to_string()])
+        .status()
+        .await?;
+    match status.success() {
+        true => Ok(()),
+        false => Err(std::io::Error::other(status.to_string())),
     }
 }
 

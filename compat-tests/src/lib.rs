@@ -29,6 +29,8 @@
 //! | [`operator`] | what the admin port shows |
 //! | [`built`] | the programs that tests start, built where that is necessary |
 //! | [`child`] | starts the real server as a child process |
+//! | [`nats`] | nats-servers as children: one or a cluster, with users, certificates, JetStream |
+//! | [`replicas`] | several of the real server over NATS, each with lines of its own that can be cut |
 //! | [`fencer`] | a v1 server that fences its clients out |
 //! | [`command_line`] | runs the program's other subcommands |
 //! | [`drill`] | the upgrade drill: model processes as children, over a consensus store with compare-and-set |
@@ -59,6 +61,7 @@ pub mod ledger;
 pub mod marker;
 pub mod matrix;
 pub mod mutation;
+pub mod nats;
 pub mod operator;
 pub mod proxy;
 pub mod raw_call;
@@ -66,6 +69,7 @@ pub mod raw_connection;
 pub mod recording;
 pub mod relay;
 pub mod replay;
+pub mod replicas;
 pub mod simulation;
 pub mod store;
 pub mod tools;

@@ -70,22 +70,7 @@ impl Operator {
     /// # Errors
     /// No answer.
     pub async fn get(&self, path: &str) -> Result<(u16, String), OperatorError> {
-        let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
-            self.address
-        );
-        let mut tcp = TcpStream::connect(self.address).await?;
-        tcp.write_all(request.as_bytes()).await?;
-        let mut answer = String::new();
-        let read = tcp.read_to_string(&mut answer);
-        within(&format!("the answer to GET {path}"), read).await??;
-        let code = answer
-            .strip_prefix("HTTP/1.1 ")
-            .and_then(|rest| rest.get(..3)?.parse().ok());
-        match (code, answer.split_once("\r\n\r\n")) {
-            (Some(code), Some((_, body))) => Ok((code, body.to_owned())),
-            _ => Err(OperatorError::NotHttp(answer)),
-        }
+        get(self.address, path).await
     }
 
     /// A series of `/metrics`, as it is written there:
@@ -183,5 +168,25 @@ impl Operator {
         };
         let answer = self.admin.clone().watch_shards(request).await?;
         Ok(answer.into_inner())
+    }
+}
+
+/// GETs a path of whoever serves HTTP at an address: the status and the body.
+///
+/// # Errors
+/// No answer.
+pub async fn get(address: SocketAddr, path: &str) -> Result<(u16, String), OperatorError> {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let mut tcp = TcpStream::connect(address).await?;
+    tcp.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    let read = tcp.read_to_string(&mut answer);
+    within(&format!("the answer to GET {path}"), read).await??;
+    let code = answer
+        .strip_prefix("HTTP/1.1 ")
+        .and_then(|rest| rest.get(..3)?.parse().ok());
+    match (code, answer.split_once("\r\n\r\n")) {
+        (Some(code), Some((_, body))) => Ok((code, body.to_owned())),
+        _ => Err(OperatorError::NotHttp(answer)),
     }
 }

@@ -12,7 +12,7 @@ use persist_pubsub_client::{Config as ClientConfig, Event, Home, connect};
 use persist_pubsub_compat_tests::wait::within;
 
 use super::super::{Failure, Verdict};
-use super::storm::{Arena, Ways, config, shard};
+use super::storm::{Arena, Ways, config, replicas_for, shard};
 
 const PUSHES: u64 = 20_000;
 const BYTES: usize = 1_000;
@@ -30,6 +30,14 @@ async fn advisory() -> Verdict {
     pushes_are_bounded(Home::at(&mute.local_addr()?.to_string())?).await?;
     // The real server, and a host that does not read its events.
     events_are_bounded(Ways::Network).await
+}
+
+#[tokio::test]
+async fn advisory_across_replicas() -> Verdict {
+    match replicas_for("advisory") {
+        true => events_are_bounded(Ways::Replicas).await,
+        false => Ok(()),
+    }
 }
 
 #[tokio::test]

@@ -20,12 +20,20 @@ use persist_pubsub_compat_tests::proxy::Proxy;
 use persist_pubsub_compat_tests::wait::within;
 
 use super::super::{Failure, Verdict};
-use super::storm::{Arena, Ways, config, deal, jumbled, settle, shard};
+use super::storm::{Arena, Ways, config, deal, jumbled, replicas_for, settle, shard};
 
 #[tokio::test]
 async fn convergence() -> Verdict {
     on(Ways::Network).await?;
     restarted().await
+}
+
+#[tokio::test]
+async fn convergence_across_replicas() -> Verdict {
+    match replicas_for("convergence") {
+        true => on(Ways::Replicas).await,
+        false => Ok(()),
+    }
 }
 
 #[tokio::test]
@@ -37,6 +45,10 @@ async fn convergence_in_process() -> Verdict {
 async fn on(ways: Ways) -> Verdict {
     for seed in 0..3 {
         last_ones(ways, seed).await?;
+    }
+    if ways == Ways::Replicas {
+        // What makes a replica evict is of that replica alone.
+        return Ok(());
     }
     evicted_by_another(ways).await
 }

@@ -9,7 +9,7 @@
 //! `total-is-not-relieved`.
 
 use super::super::{Failure, Verdict};
-use super::storm::{Arena, Ways, config, settle, shard};
+use super::storm::{Arena, Ways, config, replicas_for, settle, shard};
 
 /// To each of two shards.
 const DIFFS: u64 = 1_000;
@@ -23,6 +23,14 @@ const TOTAL_BYTES: u64 = 6 << 20;
 #[tokio::test]
 async fn isolation() -> Verdict {
     on(Ways::Network).await
+}
+
+#[tokio::test]
+async fn isolation_across_replicas() -> Verdict {
+    match replicas_for("isolation") {
+        true => on(Ways::Replicas).await,
+        false => Ok(()),
+    }
 }
 
 #[tokio::test]
@@ -65,8 +73,9 @@ async fn on(ways: Ways) -> Verdict {
                 for reader in &readers {
                     heard(reader, shard, seqno).await?;
                 }
-                let held = arena.operator.info().await?.log_bytes;
-                assert!((1..=bound).contains(&held), "{held} bytes");
+                for held in arena.log_bytes().await? {
+                    assert!((1..=bound).contains(&held), "{held} bytes");
+                }
             }
         }
     }

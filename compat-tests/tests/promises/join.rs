@@ -11,13 +11,21 @@
 use fastrand::Rng;
 
 use super::super::{Failure, Verdict};
-use super::storm::{Arena, Ways, config, settle, shard};
+use super::storm::{Arena, Ways, config, replicas_for, settle, shard};
 
 const DIFFS: u64 = 3_000;
 
 #[tokio::test]
 async fn join() -> Verdict {
     on(Ways::Network).await
+}
+
+#[tokio::test]
+async fn join_across_replicas() -> Verdict {
+    match replicas_for("join") {
+        true => on(Ways::Replicas).await,
+        false => Ok(()),
+    }
 }
 
 #[tokio::test]

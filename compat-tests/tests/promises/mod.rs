@@ -1,4 +1,5 @@
-//! One test of each promise of v1, of its name. Each says what is promised, what
+//! Tests of each promise of v1, of its name: of one server over the network, in process, and of
+//! sessions spread over three replicas. Each says what is promised, what
 //! in the server or the client keeps it, and which mutations break it; these
 //! are in `../../mutations`, and `mutants.sh` shows that the test then fails.
 

@@ -9,13 +9,21 @@
 use fastrand::Rng;
 
 use super::super::{Failure, Verdict};
-use super::storm::{Arena, Ways, config, deal, jumbled, settle, shard};
+use super::storm::{Arena, Ways, config, deal, jumbled, replicas_for, settle, shard};
 
 const DIFFS: u64 = 600;
 
 #[tokio::test]
 async fn no_silent_gap() -> Verdict {
     on(Ways::Network).await
+}
+
+#[tokio::test]
+async fn no_silent_gap_across_replicas() -> Verdict {
+    match replicas_for("no_silent_gap") {
+        true => on(Ways::Replicas).await,
+        false => Ok(()),
+    }
 }
 
 #[tokio::test]
@@ -78,7 +86,7 @@ async fn storm(ways: Ways, seed: u64) -> Result<(), Failure> {
     stalled.iter().for_each(|session| session.read(true));
     settle(&stalled).await?;
     let missed = "mz_persist_pubsub_server_broadcasted_diff_dropped_channel_full";
-    let missed = arena.operator.metric(missed).await?;
+    let missed = arena.metric(missed).await?;
     assert!(
         missed > 0.0,
         "the stalled missed nothing: the test proves nothing"

@@ -15,11 +15,19 @@ use persist_pubsub_proto::{ShardId, v0};
 use prost::Message;
 
 use super::super::{Failure, Verdict};
-use super::storm::{Arena, Ways, config, shard};
+use super::storm::{Arena, Ways, config, replicas_for, shard};
 
 #[tokio::test]
 async fn opaque() -> Verdict {
     on(Ways::Network).await
+}
+
+#[tokio::test]
+async fn opaque_across_replicas() -> Verdict {
+    match replicas_for("opaque") {
+        true => on(Ways::Replicas).await,
+        false => Ok(()),
+    }
 }
 
 #[tokio::test]
@@ -88,10 +96,9 @@ async fn any_bytes(ways: Ways, seed: u64) -> Result<(), Failure> {
     config.reorder_window = std::time::Duration::from_secs(10);
     let arena = Arena::open(ways, config).await?;
     let shard = shard(0);
-    let url = arena.url();
     let v1_publisher = arena.session("v1-publisher").await?;
-    let v0_publisher = v0_peer::Peer::connect(&url, "v0-publisher").await?;
-    let v0_reader = Reader::connect(&url, "v0-reader").await?;
+    let v0_publisher = v0_peer::Peer::connect(&arena.url(), "v0-publisher").await?;
+    let v0_reader = Reader::connect(&arena.url(), "v0-reader").await?;
     v0_reader.follow(shard, 0).await?;
     v0_reader
         .mark()

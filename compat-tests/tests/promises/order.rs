@@ -9,13 +9,21 @@
 use fastrand::Rng;
 
 use super::super::{Failure, Verdict};
-use super::storm::{Arena, Ways, config, deal, jumbled, settle, shard};
+use super::storm::{Arena, Ways, config, deal, jumbled, replicas_for, settle, shard};
 
 const DIFFS: u64 = 400;
 
 #[tokio::test]
 async fn order() -> Verdict {
     on(Ways::Network).await
+}
+
+#[tokio::test]
+async fn order_across_replicas() -> Verdict {
+    match replicas_for("order") {
+        true => on(Ways::Replicas).await,
+        false => Ok(()),
+    }
 }
 
 #[tokio::test]

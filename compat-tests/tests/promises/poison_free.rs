@@ -17,13 +17,21 @@ use persist_pubsub_compat_tests::watched::Watched;
 use persist_pubsub_proto::{MAX_SEQNO, ShardId};
 
 use super::super::{Failure, Verdict};
-use super::storm::{Arena, Ways, config, settle, shard};
+use super::storm::{Arena, Ways, config, replicas_for, settle, shard};
 
 const DIFFS: u64 = 500;
 
 #[tokio::test]
 async fn poison_free() -> Verdict {
     on(Ways::Network).await
+}
+
+#[tokio::test]
+async fn poison_free_across_replicas() -> Verdict {
+    match replicas_for("poison_free") {
+        true => on(Ways::Replicas).await,
+        false => Ok(()),
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use fastrand::Rng;
 use persist_pubsub_client::Home;
+use persist_pubsub_compat_tests::nats::conf::Conf;
+use persist_pubsub_compat_tests::nats::{self, Nats};
 use persist_pubsub_compat_tests::operator::Operator;
+use persist_pubsub_compat_tests::replicas::{KNOWN, next_prefix};
+use persist_pubsub_compat_tests::wait::until;
 use persist_pubsub_compat_tests::watched::{SharedTruth, Watched};
 use persist_pubsub_proto::ShardId;
 use persist_pubsub_server::InProcess;
@@ -26,18 +30,37 @@ pub(super) enum Ways {
     InProcess,
     /// In turns.
     Mixed,
+    /// Each over a connection of its own, to three replicas in turn.
+    Replicas,
 }
 
-/// A server in this process, that stops with its owner.
+/// Of [`Ways::Replicas`].
+const REPLICAS: usize = 3;
+
+/// A server in this process, or replicas of it, that stop with their owner.
 pub(super) struct Arena {
-    server: Server,
+    servers: Vec<Server>,
+    operators: Vec<Operator>,
     in_process: InProcess,
     ways: Ways,
+    _nats: Option<Nats>,
     /// Sessions that were opened.
     opened: AtomicU64,
-    _stop: tokio::sync::oneshot::Sender<()>,
-    pub(super) operator: Operator,
+    _stop: tokio::sync::watch::Sender<()>,
     pub(super) truth: SharedTruth,
+}
+
+/// Whether there is what the replicas of a promise's test need; if not, the
+/// test is left out, and says so.
+pub(super) fn replicas_for(promise: &str) -> bool {
+    nats::found(&format!("promises::{promise}::{promise}_across_replicas"))
+}
+
+/// The same, as one of several replicas.
+fn replica(config: &Config, nats: &str, prefix: &str, number: usize) -> Config {
+    let config = config.clone();
+    let _ = (nats, prefix, number);
+    config
 }
 
 /// The defaults, without heartbeats: scripted peers send none.
@@ -49,36 +72,100 @@ pub(super) fn config() -> Config {
 
 impl Arena {
     pub(super) async fn open(ways: Ways, config: Config) -> Result<Self, Failure> {
-        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let server = app::start(config, async {
-            let _ = stopped.await;
-        })
-        .await?;
-        Ok(Self {
-            operator: Operator::at(server.admin_addr()).await?,
-            in_process: server.in_process(),
+        let nats = match ways {
+            Ways::Replicas => Some(Nats::start(&Conf::default()).await?),
+            _ => None,
+        };
+        let configs: Vec<_> = match &nats {
+            Some(nats) => {
+                let prefix = next_prefix();
+                let replica = |n| replica(&config, &nats.url(), &prefix, n);
+                (0..REPLICAS).map(replica).collect()
+            }
+            None => vec![config],
+        };
+        let stop = tokio::sync::watch::Sender::new(());
+        let (mut servers, mut operators) = (Vec::new(), Vec::new());
+        for config in configs {
+            let mut stopped = stop.subscribe();
+            let server = app::start(config, async move {
+                // Its sender says nothing; it goes.
+                while stopped.changed().await.is_ok() {}
+            })
+            .await?;
+            operators.push(Operator::at(server.admin_addr()).await?);
+            servers.push(server);
+        }
+        let arena = Self {
+            in_process: servers[0].in_process(),
+            servers,
+            operators,
             ways,
+            _nats: nats,
             opened: AtomicU64::new(0),
-            server,
             _stop: stop,
             truth: SharedTruth::default(),
-        })
+        };
+        if ways == Ways::Replicas {
+            arena.replicas_know_each_other().await?;
+        }
+        Ok(arena)
     }
 
+    async fn replicas_know_each_other(&self) -> Result<(), Failure> {
+        for operator in &self.operators {
+            until("a replica to know the others", async || {
+                let known = operator.metric(KNOWN).await.ok()?;
+                (known >= REPLICAS as f64 - 1.0).then_some(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Where the next session connects to over the network.
     pub(super) fn url(&self) -> String {
-        format!("http://{}", self.server.data_addr())
+        self.url_of(self.opened.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Whether the next session is to be in process.
-    fn turn(&self) -> bool {
-        let odd = self.opened.fetch_add(1, Ordering::Relaxed) % 2 == 1;
-        self.ways == Ways::InProcess || (self.ways == Ways::Mixed && odd)
+    fn url_of(&self, session: u64) -> String {
+        let turn = usize::try_from(session).unwrap_or(0) % self.servers.len();
+        format!("http://{}", self.servers[turn].data_addr())
+    }
+
+    /// A series of the metrics, of all replicas together.
+    pub(super) async fn metric(&self, series: &str) -> Result<f64, Failure> {
+        let mut sum = 0.0;
+        for operator in &self.operators {
+            sum += operator.metric(series).await?;
+        }
+        Ok(sum)
+    }
+
+    /// What the logs of each replica hold.
+    pub(super) async fn log_bytes(&self) -> Result<Vec<u64>, Failure> {
+        let mut bytes = Vec::new();
+        for operator in &self.operators {
+            bytes.push(operator.info().await?.log_bytes);
+        }
+        Ok(bytes)
+    }
+
+    /// The next session's number, and whether it is to be in process.
+    fn turn(&self) -> (u64, bool) {
+        let number = self.opened.fetch_add(1, Ordering::Relaxed);
+        let in_process = match self.ways {
+            Ways::Network | Ways::Replicas => false,
+            Ways::InProcess => true,
+            Ways::Mixed => number % 2 == 1,
+        };
+        (number, in_process)
     }
 
     pub(super) async fn session(&self, name: &str) -> Result<Watched, Failure> {
         let session = match self.turn() {
-            true => Watched::connect(&self.in_process, name, &self.truth).await,
-            false => Watched::connect(&self.url(), name, &self.truth).await,
+            (_, true) => Watched::connect(&self.in_process, name, &self.truth).await,
+            (n, false) => Watched::connect(&self.url_of(n), name, &self.truth).await,
         };
         Ok(session?)
     }
@@ -86,8 +173,8 @@ impl Arena {
     /// Where a client of the crate finds the server.
     pub(super) fn home(&self) -> Result<Home, Failure> {
         match self.turn() {
-            true => Ok(Home::in_process(self.in_process.clone())),
-            false => Ok(Home::at(&self.url())?),
+            (_, true) => Ok(Home::in_process(self.in_process.clone())),
+            (n, false) => Ok(Home::at(&self.url_of(n))?),
         }
     }
 

@@ -26,7 +26,13 @@ async fn readyz(State(admin): State<Admin>) -> impl IntoResponse {
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    (code, format!("{}\n", state.as_str()))
+    let mut detail = format!("{}\n", state.as_str());
+    if let Some(backplane) = &admin.facts.backplane {
+        // No reason not to be ready: its own sessions are served.
+        detail.push_str(&backplane.status().to_string());
+        detail.push('\n');
+    }
+    (code, detail)
 }
 
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {

@@ -1,5 +1,6 @@
 //! Whether NATS is reached, and what it says beside messages.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -45,6 +46,22 @@ pub(crate) enum LinkStatus {
     /// With what is wrong, if anything is.
     Connected(Option<String>),
     Lost(Duration, String),
+}
+
+impl fmt::Display for LinkStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connected(None) => f.write_str("backplane: connected"),
+            Self::Connected(Some(denied)) => write!(f, "backplane: connected, but {denied}"),
+            Self::Lost(since, why) => {
+                let since = humantime::format_duration(*since);
+                write!(
+                    f,
+                    "backplane: not connected for {since}: {why}; this replica hears nothing of the others"
+                )
+            }
+        }
+    }
 }
 
 impl Link {

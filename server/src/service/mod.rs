@@ -19,6 +19,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, header};
 use http_body::Body as _;
 use http_body_util::BodyExt;
+use persist_pubsub_proto::ShardId;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tonic::Status;
@@ -26,7 +27,7 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 
 use crate::access::{Access, Caller, exhausted};
-use crate::backplane::Backplane;
+use crate::backplane::{Backplane, Held};
 use crate::drain::Drain;
 use crate::error::EndReason;
 use crate::frame::Wire;
@@ -35,6 +36,7 @@ use crate::listener::Parts;
 use crate::logging::LogGate;
 use crate::outbox::When;
 use crate::session::{Address, Session, Shared};
+use crate::topic::Start;
 use body::SessionBody;
 use framing::{Framing, Piece};
 
@@ -121,8 +123,12 @@ pub(crate) struct ServiceLimits {
 
 /// Speaks one wire version with one client.
 trait Dialect: Send {
-    /// Takes a message. May wait for room to answer, and for nothing else.
+    /// Takes a message. May wait for room to answer, and before it subscribes
+    /// for the other replicas; for nothing else.
     fn take(&mut self, message: Bytes) -> impl Future<Output = ()> + Send;
+    /// There is no other message yet: does what was put off to be done with
+    /// more of its kind. As `take`.
+    fn rest(&mut self) -> impl Future<Output = ()> + Send;
     /// A message was larger than is taken. May wait for room to answer.
     fn too_large(&mut self, len: usize) -> impl Future<Output = ()> + Send;
     /// Looks at its clocks.
@@ -212,6 +218,18 @@ impl<const V1: bool> StreamService<V1> {
 }
 
 impl ServiceContext {
+    /// Before a session subscribes: hears of the shards from the other
+    /// replicas, if there are any. What it returns is kept until the
+    /// subscriptions are made.
+    async fn join(&self, session: &Session, shards: &[(ShardId, Start)]) -> Option<Held> {
+        let backplane = self.backplane.as_ref()?;
+        let environment = &session.profile()?.environment;
+        if shards.is_empty() {
+            return None;
+        }
+        Some(backplane.join(environment, shards).await)
+    }
+
     /// A new session, if the server takes one now.
     fn admit(&self, caller: Caller, wire: Wire, address: Address) -> Result<Arc<Session>, Status> {
         if self.drain.state().is_leaving() {
@@ -286,7 +304,10 @@ async fn read(
         framing.push(chunk);
         loop {
             match framing.next() {
-                Ok(None) => break,
+                Ok(None) => {
+                    dialect.rest().await;
+                    break;
+                }
                 Ok(Some(Piece::Message(message))) => {
                     session.traffic.count_in(message.len() as u64);
                     turn += message.len() / BYTES_OF_A_MESSAGE;

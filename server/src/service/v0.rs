@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::HeaderMap;
+use persist_pubsub_proto::ShardId;
 use persist_pubsub_proto::v0::CALLER_ID;
 use tokio::time::Instant;
 
@@ -18,11 +19,16 @@ use crate::topic::Start;
 
 /// Characters of a caller id that are kept.
 const MAX_CALLER_ID: usize = 256;
+/// Subscriptions that wait for the other replicas together: a client that
+/// connects anew names its shards one by one.
+const TOGETHER: usize = 256;
 
 /// Speaks v0 with one client.
 pub(super) struct Speaker {
     session: Arc<Session>,
     context: Arc<ServiceContext>,
+    /// To be subscribed to, where there are other replicas to ask.
+    waiting: Vec<(ShardId, Start)>,
 }
 
 impl Speaker {
@@ -51,17 +57,26 @@ impl Speaker {
         Self {
             session,
             context: Arc::clone(context),
+            waiting: Vec::new(),
         }
     }
 
-    async fn handle(&self, message: &Bytes) -> Result<(), Refusal> {
-        match frame::read_v0(message, || self.session.shared().clock.unix_nanos())? {
-            FromV0::Push(publication) => self.session.publish_slowed(publication).await,
-            FromV0::Subscribe(shard) => {
-                let shards = [(shard, Start::Replay)];
-                self.session.room_for(&shards)?;
-                self.session.subscribe(&shards, |_| Vec::new())
+    async fn handle(&mut self, message: &Bytes) -> Result<(), Refusal> {
+        let message = frame::read_v0(message, || self.session.shared().clock.unix_nanos())?;
+        if let FromV0::Subscribe(shard) = message
+            && self.context.backplane.is_some()
+        {
+            self.waiting.push((shard, Start::Replay));
+            if self.waiting.len() >= TOGETHER {
+                self.subscribe_waiting().await;
             }
+            return Ok(());
+        }
+        // What comes behind them is done behind them.
+        self.subscribe_waiting().await;
+        match message {
+            FromV0::Push(publication) => self.session.publish_slowed(publication).await,
+            FromV0::Subscribe(shard) => self.subscribe((shard, Start::Replay)),
             FromV0::Unsubscribe(shard) => {
                 self.session.unsubscribe(&[shard]);
                 Ok(())
@@ -72,6 +87,25 @@ impl Speaker {
             )),
         }
     }
+
+    fn subscribe(&self, shard: (ShardId, Start)) -> Result<(), Refusal> {
+        self.session.room_for(&[shard])?;
+        self.session.subscribe(&[shard], |_| Vec::new())
+    }
+
+    /// Subscribes to what waits, once the other replicas have been asked.
+    async fn subscribe_waiting(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        let _held = self.context.join(&self.session, &waiting).await;
+        for shard in waiting {
+            if let Err(refusal) = self.subscribe(shard) {
+                super::refused(&self.session, &self.context, &refusal);
+            }
+        }
+    }
 }
 
 impl Dialect for Speaker {
@@ -79,6 +113,10 @@ impl Dialect for Speaker {
         if let Err(refusal) = self.handle(&message).await {
             super::refused(&self.session, &self.context, &refusal);
         }
+    }
+
+    async fn rest(&mut self) {
+        self.subscribe_waiting().await;
     }
 
     async fn too_large(&mut self, len: usize) {

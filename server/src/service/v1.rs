@@ -72,8 +72,8 @@ impl Conversation {
         }
     }
 
-    /// Takes a message of a client in this process. May wait for room to
-    /// answer, and for nothing else.
+    /// Takes a message of a client in this process. Waits for what
+    /// `Dialect::take` waits for.
     pub(super) async fn take(&mut self, request: v1::SessionRequest) {
         let acted = self.act(request).await;
         self.answered(acted).await;
@@ -255,6 +255,7 @@ impl Conversation {
             .collect::<Result<_, Refusal>>()?;
         drop(subscribe);
         self.session.room_for(&shards)?;
+        let _held = self.context.join(&self.session, &shards).await;
         let mut steps = shards.chunks(SHARDS_PER_STEP);
         // A request for nothing is answered as well.
         let first = steps.next().unwrap_or_default();

@@ -41,6 +41,8 @@ impl Dialect for Speaker {
         self.0.answered(handled).await;
     }
 
+    async fn rest(&mut self) {}
+
     async fn too_large(&mut self, len: usize) {
         let refusal = crate::service::too_large(len, &self.0.context.limits);
         self.0.answered(Err(refusal)).await;
