@@ -53,6 +53,7 @@ figures! {
     one_rate, "shards a second", "one server: distinct shards subscribed to";
     interest_cpu, "us of CPU a shard", "a replica: to begin to take one and to let it go, more than one server's";
     interest_cpu_nats, "us of CPU a shard", "NATS: the same";
+    answer, "us of CPU a question", "a replica: to answer another, of 250 shards, of which it has nothing";
     interest_bytes, "bytes a shard", "a replica: memory for an interest, more than one server's shard";
     interest_bytes_nats, "bytes a shard", "NATS: the same";
     shard_bytes, "bytes a shard", "one server: memory for a shard with one subscription";

@@ -131,8 +131,17 @@ async fn interest(figures: &mut Figures, shards: usize) -> Result<(), Failure> {
 
     let fleet = Fleet::of(2).await?;
     let before = fleet.nats_says("subscriptions").await?;
-    let used = cpu(&fleet.pids())?;
+    let asked = Operator::connect(&fleet.replicas[0]).await?;
+    let answered = async || {
+        asked
+            .metric("persist_pubsub_backplane_answered_total")
+            .await
+    };
+    let (used, so_far) = (cpu(&fleet.pids())?, answered().await?);
     let two = fleet.bench(0, 1, &flags).await?;
+    let questions = answered().await? - so_far;
+    let answers = cpu(&fleet.pids())?[0].saturating_sub(used[0]);
+    figures.answer = answers.as_secs_f64() * 1e6 / questions;
     until("the interest to be let go", async || {
         let now = fleet.nats_says("subscriptions").await.ok()?;
         (now <= before).then_some(())

@@ -8,7 +8,8 @@
 //! What is assumed and not measured: sessions and publishers are spread evenly
 //! and at random over the replicas; each replica has its machine to itself; a
 //! diff that passes from one NATS server to another costs what it costs to take
-//! one and to give one; a question costs what a diff costs.
+//! one and to give one; a question, and an answer, costs NATS what a diff does,
+//! and whoever gets an answer what it costs to take a diff.
 
 use std::fmt::Write as _;
 
@@ -22,8 +23,10 @@ const MEASURED_DIFF: f64 = 900.0;
 /// Replicas and NATS servers that are tried.
 const MOST_REPLICAS: usize = 1000;
 const MOST_NATS: usize = 100;
-/// Shards in one question of a replica to the others.
+/// Shards in one question of a replica to the others, all of one environment.
 const SHARDS_OF_QUESTION: f64 = 256.0;
+/// Seconds between two questions of a replica about everything that it takes.
+const AUDIT: f64 = 30.0;
 
 /// What an environment does.
 #[derive(Clone, Debug, Args)]
@@ -173,6 +176,20 @@ impl Model<'_> {
         self.machine.memory * self.machine.busy * f64::from(1 << 30)
     }
 
+    /// Questions a second of one replica about what it takes of one environment.
+    fn audits(&self, replicas: usize) -> f64 {
+        let l = self.load;
+        let wanted = l.shards * anybody(l.readers, replicas);
+        let here = anybody(l.sessions, replicas);
+        here * (wanted / here / SHARDS_OF_QUESTION).ceil() / AUDIT
+    }
+
+    /// What a question to all others costs NATS, with their answers.
+    fn question(&self, replicas: usize) -> f64 {
+        let (f, others) = (self.figures, float(replicas - 1));
+        f.nats_in + others * (f.nats_in + 2.0 * f.nats_out)
+    }
+
     /// One replica of so many.
     fn of_a_replica(&self, replicas: usize) -> Vec<Part> {
         let (f, l, m) = (self.figures, self.load, self.machine);
@@ -181,9 +198,12 @@ impl Model<'_> {
         let several = if replicas > 1 { 1.0 } else { 0.0 };
         // Of one environment, at one replica.
         let (published, heard) = (l.diffs / n, l.diffs * hops / n);
+        // Its own questions' answers, and its answers to the others'.
+        let audits = (n - 1.0) * self.audits(replicas) * (f.receive + f.answer);
         let cpu = published * (f.publish + several * f.forward)
             + heard * f.receive
-            + l.diffs * l.readers / n * f.deliver;
+            + l.diffs * l.readers / n * f.deliver
+            + audits;
         let wanted = l.shards * anybody(l.readers, replicas);
         let held = l.shards * anybody(l.readers + 1.0, replicas);
         let log = (published + heard) * m.keep * (f.diff_bytes - MEASURED_DIFF + l.diff_size);
@@ -229,15 +249,16 @@ impl Model<'_> {
         let hops = self.hops(replicas);
         let routed = float(servers - 1) * anybody(hops, servers);
         let diff = f.nats_in + hops * f.nats_out + routed * (f.nats_in + f.nats_out);
-        let cpu = l.diffs * diff / float(servers);
+        let audits = float(replicas) * self.audits(replicas) * self.question(replicas);
+        let cpu = (l.diffs * diff + audits) / float(servers);
         // Every server knows the interest at every other.
         let wanted = l.shards * anybody(l.readers, replicas);
         let all = wanted * float(replicas);
         // A replica goes: its sessions subscribe elsewhere, and ask all others.
-        let asked = l.sessions / float(replicas)
-            * (l.shards * l.readers / l.sessions / SHARDS_OF_QUESTION).ceil();
-        let moving = wanted * f.interest_cpu_nats
-            + asked * float(replicas) * (f.nats_in + f.nats_out) / float(servers);
+        let of_session = (l.shards * l.readers / l.sessions / SHARDS_OF_QUESTION).ceil();
+        let asked = l.sessions / float(replicas) * of_session;
+        let moving =
+            wanted * f.interest_cpu_nats + asked * self.question(replicas) / float(servers);
         let part = |name, fixed, each| Part { name, fixed, each };
         vec![
             part("CPU of NATS", 0.0, cpu / 1e6 / self.cores()),
