@@ -7,6 +7,7 @@ use std::time::Duration;
 
 mod access;
 mod admin;
+mod backplane;
 mod bad_input_stream;
 mod bad_input_v0;
 mod bad_input_v1;

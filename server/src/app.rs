@@ -412,6 +412,8 @@ async fn serve<D: Accept>(
         AbortOnDrop(tokio::spawn(unhealthy_when_leaving(drain.clone(), health)).abort_handle()),
     ];
     let (window, timeout) = (config.drain_window, config.drain_timeout);
+    // A server that is dropped without a word takes its backplane with it.
+    let leaving = backplane.as_ref().map(Arc::downgrade);
     let main = tokio::spawn(async move {
         let why = tokio::select! {
             () = shutdown => "shutdown",
@@ -419,7 +421,7 @@ async fn serve<D: Accept>(
         };
         let deadline = Instant::now() + timeout;
         let outcome = drain.run(&shared.census, why, window, timeout).await;
-        if let Some(backplane) = &backplane {
+        if let Some(backplane) = leaving.and_then(|backplane| backplane.upgrade()) {
             backplane.leave(deadline).await;
         }
         // The answer to whoever asked for the drain, too.

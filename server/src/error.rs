@@ -135,6 +135,8 @@ pub(crate) enum EndReason {
     ClientGone(String),
     /// The server drains.
     Draining,
+    /// It was asked to go to another replica, and has had time to.
+    Moved,
     /// v1: the client has not said anything for too long.
     Silent,
     /// v1: it publishes, and is too far behind in reading to be told rightly
@@ -164,6 +166,7 @@ impl EndReason {
             Self::ClientDone => "client_done",
             Self::ClientGone(_) => "client_gone",
             Self::Draining => "draining",
+            Self::Moved => "moved",
             Self::Silent => "silent",
             Self::TooFarBehind => "too_far_behind",
             Self::NoHello => "no_hello",
@@ -186,6 +189,7 @@ impl EndReason {
             | Self::Fenced(why) => Some(why.as_str()).filter(|why| !why.is_empty()),
             Self::ClientDone
             | Self::Draining
+            | Self::Moved
             | Self::Silent
             | Self::TooFarBehind
             | Self::IdentityGone
@@ -197,7 +201,7 @@ impl EndReason {
     /// How the stream ends for the client.
     pub(crate) fn status(&self) -> Status {
         match self {
-            Self::ClientDone | Self::Draining => Status::ok(""),
+            Self::ClientDone | Self::Draining | Self::Moved => Status::ok(""),
             Self::ClientGone(why) => Status::cancelled(why.clone()),
             Self::Silent => Status::deadline_exceeded(
                 "nothing was heard from the client for three heartbeat intervals",

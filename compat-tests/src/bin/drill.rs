@@ -55,6 +55,9 @@ struct Settings {
     /// Latencies are printed and not judged: for a machine that is not idle.
     #[arg(long)]
     safety_only: bool,
+    /// So many servers, replicas of each other over a nats-server.
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=9))]
+    replicas: u8,
     /// A further flag of the server, as in --server-flag=--reorder-window=1s.
     #[arg(long, value_name = "FLAG", allow_hyphen_values = true)]
     server_flag: Vec<String>,
@@ -123,13 +126,17 @@ async fn drill(settings: Settings) -> Result<ExitCode, Failure> {
     let mut findings = Vec::new();
     let mut walks = Vec::new();
     for plan in plans(&settings) {
+        let is_service = plan.arrangement == Arrangement::Service;
+        let replicas = match plan.replicas {
+            replicas @ 2.. if is_service => format!(", {replicas} replicas"),
+            _ => String::new(),
+        };
         println!(
-            "walking: {}, {}",
+            "walking: {}{replicas}, {}",
             plan.arrangement.name(),
             plan.variant.name()
         );
         store.clear().await?;
-        let is_service = plan.arrangement == Arrangement::Service;
         let walked = walk(plan, store.url()).await?;
         let account = Account::of(&walked);
         findings.extend(report(&walked, &account));
@@ -169,6 +176,7 @@ fn plans(settings: &Settings) -> Vec<Plan> {
         variant,
         step: settings.step,
         flags: settings.server_flag.clone(),
+        replicas: usize::from(settings.replicas),
     };
     if settings.variant.is_empty() {
         let all = Arrangement::ALL.into_iter();

@@ -79,7 +79,7 @@ pub async fn disturb(walker: &mut Walker, step: usize) -> Result<(), Failure> {
         .members(None)
         .map(|member| member.seen().sessions)
         .collect();
-    match walker.plan.variant {
+    let concerned = match walker.plan.variant {
         Variant::Calm | Variant::Linger => return Ok(()),
         Variant::Crowd if step != 7 => return Ok(()),
         Variant::RollBack if step > 7 => return Ok(()),
@@ -94,21 +94,18 @@ pub async fn disturb(walker: &mut Walker, step: usize) -> Result<(), Failure> {
             if walker.world.members(Some(generation)).count() == 0 {
                 return Ok(());
             }
-            service(walker)?.cut(generation);
+            let concerned = service(walker)?.cut(generation);
             tokio::time::sleep(CUT).await;
             service(walker)?.mend(generation);
+            concerned
         }
         Variant::Crowd => return crowd(walker).await,
         Variant::RollBack => return roll_back(walker, step).await,
-    }
-    // Those who lost their session have another, and have caught up.
-    let cut = match walker.plan.variant {
-        Variant::Cut1 => Some(1),
-        Variant::Cut2 => Some(2),
-        _ => None,
     };
+    // Those who lost their session have another, and have caught up.
     for (member, before) in walker.world.members(None).zip(before) {
-        if cut.is_none_or(|generation| member.who().generation == generation) {
+        let who = member.who();
+        if concerned.contains(&(who.generation, who.role)) {
             let again = |seen: &super::member::Seen| seen.session > before;
             member.wait("to have a new session", again).await?;
         }
@@ -131,7 +128,8 @@ fn service(walker: &mut Walker) -> Result<&mut Service, Failure> {
 async fn crowd(walker: &mut Walker) -> Result<(), Failure> {
     let (one, two) = {
         let service = service(walker)?;
-        (service.url(1), service.url(2))
+        let url = |generation| service.url((generation, Role::Environmentd));
+        (url(1), url(2))
     };
     let began = now();
     let mut crowd = Crowd::start(&one).await?;
@@ -219,7 +217,7 @@ async fn linger(walker: &mut Walker) -> Result<(), Failure> {
     let (fenced, log) = {
         let server = service(walker)?;
         server.wait_gone(1).await?;
-        (server.fenced().await?, server.server().log())
+        (server.fenced().await?, server.log())
     };
     let lines: Vec<_> = log.lines().filter(|line| line.contains("fence")).collect();
     walker.notes.push(format!(

@@ -17,7 +17,7 @@
 //! | [`cache`] | a process's states |
 //! | [`process`] | a model process: the child's side |
 //! | [`member`] | the same, as the drill sees it |
-//! | [`service`] | what carries the notifications: this service, a plain server per generation, or nothing |
+//! | [`service`] | what carries the notifications: this service, one server or several replicas, a plain server per generation, or nothing |
 //! | [`world`] | one arrangement at work |
 //! | [`walk`] | the nine steps |
 //! | [`disturbance`] | what goes wrong at each of them |

@@ -3,10 +3,24 @@
 use std::net::SocketAddr;
 
 use super::Failure;
+use super::shards::Role;
+use super::world::Place;
 use crate::broadcaster::{Broadcaster, QUEUE_OF_TODAY};
 use crate::child::Child;
+use crate::nats::Nats;
+use crate::nats::conf::Conf;
 use crate::operator::Operator;
 use crate::proxy::{Cut, Proxy};
+use crate::replicas::KNOWN;
+use crate::wait::until;
+
+/// Where processes connect from: each has a network of its own.
+const PLACES: [Place; 4] = [
+    (1, Role::Environmentd),
+    (1, Role::Clusterd),
+    (2, Role::Environmentd),
+    (2, Role::Clusterd),
+];
 
 /// How two generations hear of each other's writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,14 +60,15 @@ pub enum Carrier {
 }
 
 impl Carrier {
-    /// Starts it. `proxied`: with a network between it and each generation
-    /// that can be cut.
+    /// Starts it; of this service, so many replicas. `proxied`: with a network
+    /// between it and each process that can be cut.
     ///
     /// # Errors
     /// It does not start.
     pub async fn start(
         arrangement: Arrangement,
         flags: &[String],
+        replicas: usize,
         proxied: bool,
     ) -> Result<Self, Failure> {
         Ok(match arrangement {
@@ -62,17 +77,19 @@ impl Carrier {
                 Broadcaster::start(QUEUE_OF_TODAY).await?,
                 Broadcaster::start(QUEUE_OF_TODAY).await?,
             ]),
-            Arrangement::Service => Self::Service(Box::new(Service::start(flags, proxied).await?)),
+            Arrangement::Service => {
+                Self::Service(Box::new(Service::start(flags, replicas, proxied).await?))
+            }
         })
     }
 
-    /// Where a generation connects to.
+    /// Where a process connects to.
     #[must_use]
-    pub fn url(&self, generation: u64) -> Option<String> {
+    pub fn url(&self, place: Place) -> Option<String> {
         match self {
             Self::None => None,
-            Self::Own([one, two]) => Some(if generation == 1 { one } else { two }.url()),
-            Self::Service(service) => Some(service.url(generation)),
+            Self::Own([one, two]) => Some(if place.0 == 1 { one } else { two }.url()),
+            Self::Service(service) => Some(service.url(place)),
         }
     }
 
@@ -85,96 +102,171 @@ impl Carrier {
     }
 }
 
-/// This service, and the networks to it.
+/// This service: one server, or several replicas over NATS, and the networks
+/// to it.
 #[derive(Debug)]
 pub struct Service {
     flags: Vec<String>,
-    server: Child,
-    /// Generation 1's and generation 2's.
-    networks: Option<[Proxy; 2]>,
+    servers: Vec<Child>,
+    /// Between replicas.
+    _nats: Option<Nats>,
+    /// Of each of [`PLACES`], the server that new connections come to.
+    at: [usize; PLACES.len()],
+    networks: Option<[Proxy; PLACES.len()]>,
     /// When a server began to be the one that new connections come to.
     switched: Vec<u64>,
+    /// Servers that were replaced or killed.
+    turn: usize,
 }
 
 impl Service {
-    async fn start(flags: &[String], proxied: bool) -> Result<Self, Failure> {
+    async fn start(flags: &[String], replicas: usize, proxied: bool) -> Result<Self, Failure> {
         // Whose a v0 session is.
         let rule = "--v0-generation=gen{generation}-*".to_owned();
-        let flags = [&[rule], flags].concat();
-        let server = Child::start(&flags).await?;
-        let to = server.addresses().listen;
-        let networks = if proxied {
-            Some([Proxy::start(to).await?, Proxy::start(to).await?])
-        } else {
-            None
+        let mut flags = [&[rule], flags].concat();
+        let nats = match replicas {
+            ..=1 => None,
+            _ => Some(Nats::start(&Conf::default()).await?),
         };
-        Ok(Self {
+        flags.extend(
+            nats.iter()
+                .map(|nats| format!("--backplane={}", nats.url())),
+        );
+        let mut servers = Vec::new();
+        for _ in 0..replicas.max(1) {
+            servers.push(Child::start(&flags).await?);
+        }
+        let at = [0, 1, 2, 3].map(|place| place % servers.len());
+        let to = at.map(|server| servers[server].addresses().listen);
+        let networks = match proxied {
+            true => Some([
+                Proxy::start(to[0]).await?,
+                Proxy::start(to[1]).await?,
+                Proxy::start(to[2]).await?,
+                Proxy::start(to[3]).await?,
+            ]),
+            false => None,
+        };
+        let service = Self {
             flags,
-            server,
+            servers,
+            _nats: nats,
+            at,
             networks,
             switched: vec![super::now()],
-        })
+            turn: 0,
+        };
+        service.know(service.servers.len() - 1).await?;
+        Ok(service)
     }
 
-    /// Where a generation connects to.
-    #[must_use]
-    pub fn url(&self, generation: u64) -> String {
-        self.network(generation)
-            .map_or_else(|| self.server.url(), Proxy::url)
+    /// Waits until each replica knows so many others.
+    async fn know(&self, others: usize) -> Result<(), Failure> {
+        for server in self.servers.iter().filter(|_| self.servers.len() > 1) {
+            let operator = Operator::connect(server).await?;
+            let known = until("replicas to know each other", async || {
+                let known = operator.metric(KNOWN).await.ok()?;
+                (known >= f64::from(u32::try_from(others).ok()?)).then_some(())
+            });
+            let known = known.await;
+            known.map_err(|late| format!("{late}; a replica wrote:\n{}", server.log()))?;
+        }
+        Ok(())
     }
 
-    /// The server of the moment.
+    /// Where a process connects to.
     #[must_use]
-    pub fn server(&self) -> &Child {
-        &self.server
+    pub fn url(&self, place: Place) -> String {
+        let number = PLACES.iter().position(|it| *it == place).unwrap_or(0);
+        match &self.networks {
+            Some(networks) => networks[number].url(),
+            None => self.servers[self.at[number]].url(),
+        }
+    }
+
+    /// What its servers have written.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.servers.iter().map(Child::log).collect()
     }
 
     /// When each server began to be the one that new connections come to.
+    /// Replicas are one server: what one has the others have.
     #[must_use]
     pub fn switched(&self) -> &[u64] {
         &self.switched
     }
 
-    fn network(&self, generation: u64) -> Option<&Proxy> {
-        let [one, two] = self.networks.as_ref()?;
-        Some(if generation == 1 { one } else { two })
-    }
-
-    fn lead_to(&mut self, server: SocketAddr) {
-        self.switched.push(super::now());
-        for network in self.networks.iter().flatten() {
-            network.switch(server);
+    /// The networks of some places lead to where their servers are, as of now.
+    fn lead(&self, which: impl Fn(usize) -> bool) {
+        for (number, network) in self.networks.iter().flatten().enumerate() {
+            if which(number) {
+                network.switch(self.servers[self.at[number]].addresses().listen);
+            }
         }
     }
 
-    /// Another server takes the place of this one, as in a roll-out: it
-    /// serves before the old one is told to go.
+    /// Who comes to a server.
+    fn at_server(&self, server: usize) -> Vec<Place> {
+        let at = PLACES.iter().zip(self.at).filter(|(_, at)| *at == server);
+        at.map(|(place, _)| *place).collect()
+    }
+
+    /// The server to which something happens next: somebody is there.
+    fn next(&mut self) -> usize {
+        self.turn += 1;
+        self.at[(self.turn - 1) % PLACES.len()]
+    }
+
+    /// Another server takes the place of one, as in a roll-out: it serves
+    /// before the old one is told to go. Who has to come to another.
     ///
     /// # Errors
     /// It does not start, or the old one does not end as it should.
-    pub async fn restart(&mut self) -> Result<(), Failure> {
+    pub async fn restart(&mut self) -> Result<Vec<Place>, Failure> {
+        let server = self.next();
         let new = Child::start(&self.flags).await?;
-        self.lead_to(new.addresses().listen);
-        let mut old = std::mem::replace(&mut self.server, new);
+        let mut old = std::mem::replace(&mut self.servers[server], new);
+        self.know(self.servers.len()).await?;
+        self.has_switched();
+        self.lead(|place| self.at[place] == server);
         old.terminate().await?;
         let status = old.wait().await?;
         if !status.success() {
             return Err(format!("the old server ended with {status}:\n{}", old.log()).into());
         }
-        Ok(())
+        Ok(self.at_server(server))
     }
 
-    /// The server is killed, and then another one started.
+    /// A server is killed, and then another one started. Who was there comes
+    /// to the new one; or to another replica, where there are several.
     ///
     /// # Errors
     /// It does not start.
-    pub async fn kill(&mut self) -> Result<(), Failure> {
-        self.server.signal("KILL").await?;
-        self.server.wait().await?;
-        let new = Child::start(&self.flags).await?;
-        self.lead_to(new.addresses().listen);
-        self.server = new;
-        Ok(())
+    pub async fn kill(&mut self) -> Result<Vec<Place>, Failure> {
+        let server = self.next();
+        let concerned = self.at_server(server);
+        self.servers[server].signal("KILL").await?;
+        self.servers[server].wait().await?;
+        let others = (0..self.servers.len()).filter(|it| *it != server);
+        if let Some(other) = others.min_by_key(|it| self.at_server(*it).len()) {
+            let moves = |place: usize| concerned.contains(&PLACES[place]);
+            (0..PLACES.len())
+                .filter(|it| moves(*it))
+                .for_each(|it| self.at[it] = other);
+            self.lead(moves);
+        }
+        self.servers[server] = Child::start(&self.flags).await?;
+        self.know(self.servers.len() - 1).await?;
+        self.has_switched();
+        self.lead(|place| self.at[place] == server);
+        Ok(concerned)
+    }
+
+    fn has_switched(&mut self) {
+        if self.servers.len() == 1 {
+            self.switched.push(super::now());
+        }
     }
 
     /// Asks what an orchestrator asks, by the command line: waits until nobody
@@ -187,8 +279,13 @@ impl Service {
         // A server that took another's place is believed at once: everybody
         // has been seen to be back.
         let command = ["generations", &gone, "--timeout=30s", "--settle=0s"];
-        said(&self.server.ask(&command).await?)?;
+        said(&self.any().ask(&command).await?)?;
         Ok(())
+    }
+
+    /// Whom an operator asks: any answers for all.
+    fn any(&self) -> &Child {
+        &self.servers[self.turn % self.servers.len()]
     }
 
     /// Fences out every generation below one, by the command line.
@@ -197,38 +294,41 @@ impl Service {
     /// It is refused.
     pub async fn fence(&self, below: u64) -> Result<String, Failure> {
         let below = format!("--below={below}");
-        said(&self.server.ask(&["fence", &below]).await?)
+        said(&self.any().ask(&["fence", &below]).await?)
     }
 
     /// Sessions below the fence that were ended or refused so far.
     ///
     /// # Errors
-    /// The server does not answer.
+    /// A server does not answer.
     pub async fn fenced(&self) -> Result<f64, Failure> {
-        let operator = Operator::connect(&self.server).await?;
         let mut fenced = 0.0;
-        for outcome in ["ended", "refused"] {
-            let series = format!("persist_pubsub_fenced_sessions_total{{outcome=\"{outcome}\"}}");
-            fenced += operator.metric(&series).await?;
+        for server in &self.servers {
+            let operator = Operator::connect(server).await?;
+            for outcome in ["ended", "refused"] {
+                let series =
+                    format!("persist_pubsub_fenced_sessions_total{{outcome=\"{outcome}\"}}");
+                fenced += operator.metric(&series).await?;
+            }
         }
         Ok(fenced)
     }
 
-    /// The network of a generation breaks, and leads nowhere until it is
-    /// mended.
-    pub fn cut(&self, generation: u64) {
-        if let Some(network) = self.network(generation) {
+    /// The networks of a generation break, and lead nowhere until they are
+    /// mended. Who has to come again.
+    pub fn cut(&self, generation: u64) -> Vec<Place> {
+        let networks = self.networks.iter().flatten().zip(PLACES);
+        for (network, _) in networks.filter(|(_, place)| place.0 == generation) {
             // Nobody listens there: new connections close at once.
             network.switch(SocketAddr::from(([127, 0, 0, 1], 1)));
             network.cut(Cut::Reset);
         }
+        PLACES.into_iter().filter(|it| it.0 == generation).collect()
     }
 
-    /// It leads to the server again.
+    /// They lead to their servers again.
     pub fn mend(&self, generation: u64) {
-        if let Some(network) = self.network(generation) {
-            network.switch(self.server.addresses().listen);
-        }
+        self.lead(|place| PLACES[place].0 == generation);
     }
 }
 

@@ -39,6 +39,8 @@ pub struct Plan {
     pub step: Duration,
     /// Further flags of the server.
     pub flags: Vec<String>,
+    /// Servers that are replicas of each other.
+    pub replicas: usize,
 }
 
 /// A walk that was walked.
@@ -81,7 +83,7 @@ pub struct Walker {
 /// It cannot go on.
 pub async fn walk(plan: Plan, store_url: String) -> Result<Walked, Failure> {
     let proxied = plan.variant != Variant::Calm;
-    let carrier = Carrier::start(plan.arrangement, &plan.flags, proxied).await?;
+    let carrier = Carrier::start(plan.arrangement, &plan.flags, plan.replicas, proxied).await?;
     let mut world = World::start(plan.arrangement, carrier, store_url).await?;
     // The old generation is at work, and everything has been warm for a while.
     world.arrive(1).await?;

@@ -96,7 +96,7 @@ impl World {
             generation,
             role,
             wire,
-            pubsub: self.carrier.url(generation),
+            pubsub: self.carrier.url((generation, role)),
             store: self.store_url.clone(),
             read_only: generation > 1,
         }

@@ -107,12 +107,18 @@ impl Healer {
                 behind.push((key, head.seqno));
             }
         }
-        if behind.is_empty() {
+        self.behind(&heads.instance, behind);
+    }
+
+    /// A replica has more of some shards: it is asked in a moment.
+    pub(super) fn behind(&self, instance: &str, shards: impl IntoIterator<Item = (TopicKey, u64)>) {
+        let mut shards = shards.into_iter().peekable();
+        if shards.peek().is_none() {
             return;
         }
         let mut todo = self.todo();
-        for (key, head) in behind {
-            todo.told.insert(key, (heads.instance.clone(), head));
+        for (key, head) in shards {
+            todo.told.insert(key, (instance.to_owned(), head));
         }
         todo.told_at.get_or_insert_with(Instant::now);
         drop(todo);

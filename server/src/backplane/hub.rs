@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use async_nats::connection::State;
 use async_nats::{Client, Message as Heard, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -17,9 +18,9 @@ use super::heal::Healer;
 use super::link::Link;
 use super::presence::{self, News, Peers};
 use super::questions::Questions;
+use super::spread::is_movable;
 use super::subjects::ToMe;
 use crate::drain::Drain;
-use crate::frame::Wire;
 use crate::generation::Census;
 use crate::metrics::BackplaneMetrics;
 
@@ -41,7 +42,7 @@ pub(super) struct Me {
 impl Me {
     pub(super) fn presence(&self) -> Presence {
         let sessions = self.census.all();
-        let movable = sessions.iter().filter(|s| s.wire == Wire::V1).count();
+        let movable = sessions.iter().filter(|s| is_movable(s)).count();
         Presence {
             instance: self.instance.clone(),
             name: self.name.clone(),
@@ -65,6 +66,8 @@ pub(super) struct Hub {
     pub(super) answers: Arc<Answers>,
     pub(super) healer: Arc<Healer>,
     pub(super) metrics: BackplaneMetrics,
+    /// The largest diff that is relayed.
+    pub(super) max_diff_bytes: usize,
 }
 
 /// What the hub listens to.
@@ -80,7 +83,7 @@ impl Hub {
         let answering = Arc::new(Semaphore::new(ANSWERED_AT_A_TIME));
         let mut ticks = tokio::time::interval(presence::EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut turn = 0;
+        let (mut turn, mut doubts) = (0, 0);
         loop {
             tokio::select! {
                 heard = ears.presence.next() => match heard {
@@ -95,14 +98,46 @@ impl Hub {
                     Some(heard) => self.question(heard, &answering),
                     None => return,
                 },
-                now = ticks.tick() => self.tick(now).await,
+                now = ticks.tick() => {
+                    self.look_at_link(&mut doubts);
+                    self.tick(now).await;
+                }
                 // Behind the subscriptions, which the client has made again.
                 () = self.link.connected_again(&mut turn) => {
                     let begins = Presence { begins: true, ..self.me.presence() };
                     self.say(begins, None).await;
                     self.healer.connected();
+                    self.compare_bounds();
                 }
             }
+        }
+    }
+
+    fn compare_bounds(&self) {
+        let max_payload = self.client.max_payload();
+        if max_payload < self.max_diff_bytes
+            && let Some(unlogged) = self.link.may_log()
+        {
+            tracing::warn!(
+                max_payload,
+                max_diff_bytes = self.max_diff_bytes,
+                unlogged,
+                "backplane: larger diffs than NATS takes are told as gaps to the sessions of other replicas (max_payload of NATS, --max-diff-bytes)"
+            );
+        }
+    }
+
+    /// The client tells of its connection by events, of which it drops those
+    /// that come too fast: whatever it says for a second or more is so.
+    fn look_at_link(&self, doubts: &mut u32) {
+        let connected = self.client.connection_state() == State::Connected;
+        *doubts = if connected == self.link.is_up() {
+            0
+        } else {
+            *doubts + 1
+        };
+        if *doubts > 1 {
+            self.link.is_now(connected);
         }
     }
 

@@ -370,3 +370,6 @@ impl Inner {
         gone
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::answers::SHARDS_ASKED;
+use super::heal::Healer;
 use super::interest::{Held, Interests, Want};
 use super::link::Link;
 use super::presence::Peers;
@@ -47,6 +48,7 @@ pub(super) struct Asker {
     pub(super) interests: Arc<Interests>,
     pub(super) questions: Arc<Questions>,
     pub(super) peers: Arc<Peers>,
+    pub(super) healer: Arc<Healer>,
     pub(super) metrics: BackplaneMetrics,
     pub(super) timeout: Duration,
     pub(super) window: Duration,
@@ -200,17 +202,19 @@ impl Asker {
             window_millis: u32::try_from(self.window.as_millis()).unwrap_or(u32::MAX),
         };
         let question = question.encode_to_vec().into();
-        let heads = Arc::new(Mutex::new(HashMap::new()));
+        let heads: Arc<Mutex<Heads>> = Arc::default();
         let (asker, of, found) = (
             Arc::clone(self),
             Arc::clone(environment),
             Arc::clone(&heads),
         );
-        let take = Box::new(move |_: &str, answer: Result<bytes::Bytes, AskError>| {
-            let Ok(answer) = answer else { return };
-            let mut heads = found.lock().unwrap_or_else(PoisonError::into_inner);
-            asker.take(&of, answer, &mut heads);
-        });
+        let take = Box::new(
+            move |instance: &str, answer: Result<bytes::Bytes, AskError>| {
+                let Ok(answer) = answer else { return };
+                let mut heads = found.lock().unwrap_or_else(PoisonError::into_inner);
+                asker.take(&of, instance, answer, &mut heads);
+            },
+        );
         let asked = self
             .questions
             .ask(to, super::SHARDS, question, self.timeout, take);
@@ -224,8 +228,8 @@ impl Asker {
             Err(_) => false,
         };
         let heads = std::mem::take(&mut *heads.lock().unwrap_or_else(PoisonError::into_inner));
-        for (shard, head) in heads {
-            self.take_head(environment, shard, head);
+        for (shard, (head, instance)) in heads {
+            self.take_head(environment, shard, head, &instance);
         }
         by_all
     }
@@ -234,57 +238,97 @@ impl Asker {
     fn take(
         &self,
         environment: &Arc<Environment>,
+        instance: &str,
         answer: bytes::Bytes,
-        heads: &mut HashMap<ShardId, u64>,
+        heads: &mut Heads,
     ) {
         let Ok(answer) = ShardsAnswer::decode(answer) else {
             return self.metrics.bad_messages.inc();
         };
         for part in answer.shards {
-            match ShardId::from_slice(&part.shard_id) {
-                Ok(shard) => {
-                    let head = heads.entry(shard).or_default();
-                    *head = part.head.max(*head);
-                    self.take_part(environment, shard, part);
+            let Ok(shard) = ShardId::from_slice(&part.shard_id) else {
+                self.metrics.bad_messages.inc();
+                continue;
+            };
+            let head = part.head;
+            if self.take_part(environment, shard, part, instance) {
+                let highest = heads.entry(shard).or_default();
+                if head >= highest.0 {
+                    *highest = (head, instance.to_owned());
                 }
-                Err(_) => self.metrics.bad_messages.inc(),
             }
         }
     }
 
-    fn take_part(&self, environment: &Arc<Environment>, shard: ShardId, part: ShardPart) {
-        for message in part.diffs {
-            let publication = frame::read_publishing(message);
-            let Some(publication) = publication.filter(|p| p.shard == shard) else {
-                self.metrics.bad_messages.inc();
-                continue;
-            };
+    /// Takes the diffs of a shard. False: they are not believed now.
+    fn take_part(
+        &self,
+        environment: &Arc<Environment>,
+        shard: ShardId,
+        part: ShardPart,
+        instance: &str,
+    ) -> bool {
+        let count = part.diffs.len();
+        let read = part.diffs.into_iter().map(frame::read_publishing);
+        let read = read.map(|p| p.filter(|p| p.shard == shard));
+        let diffs: Vec<Publication> = read.flatten().collect();
+        let bad = count - diffs.len();
+        self.metrics.bad_messages.inc_by(bad as u64);
+        let low = diffs.first().map_or(part.head, |first| first.seqno);
+        let how = self.weigh(environment, shard, (low, part.head), diffs.len(), instance);
+        let Some(how) = how else { return false };
+        for publication in diffs {
             self.metrics.received.inc();
             let registry = &self.registry;
-            let now = Instant::now();
-            let taken = registry.take_foreign(environment, publication, Foreign::Asked, now);
+            let taken = registry.take_foreign(environment, publication, how, Instant::now());
             if taken.is_none() {
                 self.metrics.unwanted.inc();
             }
         }
+        true
+    }
+
+    /// How to take what a replica has of a shard. None: later, when somebody
+    /// is subscribed who is to be told of it.
+    fn weigh(
+        &self,
+        environment: &Arc<Environment>,
+        shard: ShardId,
+        (low, head): (u64, u64),
+        count: usize,
+        instance: &str,
+    ) -> Option<Foreign> {
+        let key = (environment.id(), shard);
+        let topic = self.registry.get(&key)?;
+        let how = topic.weigh(low, head, count, self.registry.topic_limits());
+        if how.is_none() {
+            self.healer.behind(instance, [(key, head)]);
+        }
+        how
     }
 
     /// A shard stands there: what of it has not come will be a gap.
-    fn take_head(&self, environment: &Arc<Environment>, shard: ShardId, head: u64) {
+    fn take_head(&self, environment: &Arc<Environment>, shard: ShardId, head: u64, instance: &str) {
         let topic = self.registry.get(&(environment.id(), shard));
-        let Some(topic) = topic.filter(|topic| !topic.take_up(head)) else {
+        if topic.is_none_or(|topic| topic.take_up(head)) {
+            return;
+        }
+        let Some(how) = self.weigh(environment, shard, (head, head), 0, instance) else {
             return;
         };
         let publication = Publication {
-            shard: topic.shard,
+            shard,
             seqno: head,
             diff: None,
         };
         let now = Instant::now();
         self.registry
-            .take_foreign(environment, publication, Foreign::Asked, now);
+            .take_foreign(environment, publication, how, now);
     }
 }
+
+/// The highest head of each shard, and whose it is.
+type Heads = HashMap<ShardId, (u64, String)>;
 
 /// Waits until shards that are held can be subscribed to.
 pub(super) async fn joined(

@@ -26,6 +26,7 @@ mod link;
 mod presence;
 mod questions;
 mod receive;
+mod spread;
 mod subjects;
 
 use std::collections::HashMap;
@@ -69,6 +70,7 @@ use presence::Peers;
 pub(crate) use questions::AskError;
 use questions::{Questions, To};
 use receive::Receiver;
+use spread::Spread;
 use subjects::Subjects;
 
 /// The kind of a `ShardsQuestion`.
@@ -139,7 +141,7 @@ impl Backplane {
             Err(Trouble::Away(why)) => link.failed(why),
         }
         let away = |e: String| StartError::Internal(format!("no client of NATS: {e}"));
-        let inbox = format!("{}.v1.to.{}.re", settings.backplane_prefix, owner.instance);
+        let inbox = format!("{}.v1.inbox.{}", settings.backplane_prefix, owner.instance);
         let events = Arc::clone(&link);
         let connecting = reach.connect(inbox, move |event| events.happened(event));
         let client = connecting.await.map_err(away)?;
@@ -159,11 +161,17 @@ impl Backplane {
         );
         let interests = Interests::new(metrics.clone());
         let peers = Arc::new(Peers::default());
+        let healer = Healer::new(
+            Arc::clone(&owner.registry),
+            Arc::clone(&interests),
+            metrics.clone(),
+        );
         let asker = Arc::new(Asker {
             registry: Arc::clone(&owner.registry),
             interests: Arc::clone(&interests),
             questions: Arc::clone(&questions),
             peers: Arc::clone(&peers),
+            healer: Arc::clone(&healer),
             metrics: metrics.clone(),
             timeout: settings.backplane_join_timeout,
             window: config.v0_replay_window,
@@ -172,11 +180,6 @@ impl Backplane {
             registry: Arc::clone(&owner.registry),
             questions: Arc::clone(&questions),
         });
-        let healer = Healer::new(
-            Arc::clone(&owner.registry),
-            Arc::clone(&interests),
-            metrics.clone(),
-        );
         let outgoing = Outgoing::new(settings.backplane_queue_bytes, metrics.clone());
         let (orders, taken_orders) = mpsc::channel(JOINS);
         let (listening, added) = mpsc::channel(LISTENING);
@@ -204,6 +207,7 @@ impl Backplane {
             answers,
             healer: Arc::clone(&healer),
             metrics: metrics.clone(),
+            max_diff_bytes: config.max_diff_bytes,
         };
         let joiner = Joiner {
             client: client.clone(),
@@ -233,13 +237,24 @@ impl Backplane {
             window: settings.backplane_resync_window,
             linger: settings.backplane_linger,
         };
-        let tasks = vec![
+        let mut tasks = vec![
             spawn(hub.run(ears)),
             spawn(joiner.run(taken_orders)),
             spawn(receiver.run(added)),
             spawn(forwarder.run()),
             spawn(healer.run(means)),
         ];
+        if !settings.rebalance_interval.is_zero() {
+            let spread = Spread {
+                me: Arc::clone(&me),
+                link: Arc::clone(&link),
+                peers: Arc::clone(&peers),
+                metrics: metrics.clone(),
+                every: settings.rebalance_interval,
+                window: config.drain_window,
+            };
+            tasks.push(spawn(spread.run()));
+        }
         owner.registry.forward_to(Arc::clone(&outgoing));
         let backplane = Arc::new(Self {
             me,

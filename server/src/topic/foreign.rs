@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Closed, Entry, Published, Topic, TopicLimits};
+use super::{Closed, Entry, Published, Topic, TopicLimits, signed};
 use crate::frame::Diff;
 use crate::session::SessionId;
 
@@ -19,6 +19,8 @@ pub(crate) enum Foreign {
     Live,
     /// Asked for.
     Asked,
+    /// Asked for, and believed over what is here; see [`Topic::weigh`].
+    Believed,
 }
 
 /// What a replica has of a shard.
@@ -42,12 +44,25 @@ impl Topic {
         now: Instant,
         limits: &TopicLimits,
     ) -> Result<Published, Closed> {
-        if how == Foreign::Asked {
+        if how != Foreign::Live {
             let mut state = self.lock();
             if state.closed {
                 return Err(Closed);
             }
             let before = state.order.bytes();
+            if how == Foreign::Believed
+                && state.subscribers.len() == 0
+                && state.order.is_far(seqno, limits)
+            {
+                state.order.start_over();
+                let grown = signed(state.order.bytes()) - signed(before);
+                drop(state);
+                let published = self.publish(seqno, diff, ELSEWHERE, None, now, limits)?;
+                return Ok(Published {
+                    grown: published.grown + grown,
+                    ..published
+                });
+            }
             let unwatched = before == 0 && state.subscribers.len() == 0;
             let entry = Entry {
                 seqno,
@@ -61,6 +76,30 @@ impl Topic {
             }
         }
         self.publish(seqno, diff, ELSEWHERE, None, now, limits)
+    }
+
+    /// How to take what a replica has answered: `count` diffs from `low` up to
+    /// its `head`. What is far from what is here is doubted, as always, where
+    /// somebody is subscribed, who is told. Where nobody is, the shard has been
+    /// heard of by this replica's publishers alone: the longer run is
+    /// believed. None: the answer is to be put off until somebody is there.
+    pub(crate) fn weigh(
+        &self,
+        low: u64,
+        head: u64,
+        count: usize,
+        limits: &TopicLimits,
+    ) -> Option<Foreign> {
+        let state = self.lock();
+        let Some(released) = state.order.released() else {
+            return Some(Foreign::Asked);
+        };
+        let jump = limits.max_seqno_jump;
+        let near = low <= released.saturating_add(jump) && head.saturating_add(jump) >= released;
+        if near || state.subscribers.len() > 0 {
+            return Some(Foreign::Asked);
+        }
+        (count > state.order.log.len()).then_some(Foreign::Believed)
     }
 
     /// Another replica's head, told to one that has asked. Where nothing is
@@ -98,10 +137,5 @@ impl Topic {
             head,
             diffs: diffs.collect(),
         })
-    }
-
-    /// Whether the registry has let go of it.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.lock().closed
     }
 }

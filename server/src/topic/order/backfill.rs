@@ -27,7 +27,12 @@ impl Order {
         let room = self.log.len() < limits.log_entries
             && self.log.bytes() + entry.cost() <= limits.log_bytes;
         if room {
-            self.origin = self.origin.min(seqno);
+            if seqno < self.origin {
+                // What else belongs there is as unknown as what was evicted.
+                self.holes.forget_below(self.origin);
+                self.floor = self.floor.max(self.origin);
+                self.origin = seqno;
+            }
             self.log.insert(entry);
         }
         Some(Verdict::Backfilled)
@@ -42,5 +47,21 @@ impl Order {
             self.released = Some(self.origin);
         }
         fresh
+    }
+
+    /// Whether a seqno is too far from the run to be believed on its own.
+    pub(in crate::topic) fn is_far(&self, seqno: u64, limits: &TopicLimits) -> bool {
+        self.released
+            .is_some_and(|released| seqno.abs_diff(released) > limits.max_seqno_jump)
+    }
+
+    /// Forgets everything, for a run that is believed over this one. For an
+    /// order that nobody reads.
+    pub(in crate::topic) fn start_over(&mut self) {
+        *self = Self {
+            epoch: self.epoch.wrapping_add(1),
+            notices: self.notices,
+            ..Self::new()
+        };
     }
 }

@@ -2,6 +2,7 @@
 
 mod doubt;
 mod evict;
+mod foreign;
 mod join;
 mod late;
 mod marks;
