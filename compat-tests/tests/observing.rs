@@ -5,13 +5,19 @@ use std::collections::BTreeSet;
 use persist_pubsub_compat_tests::certificates::Authority;
 use persist_pubsub_compat_tests::child::workspace;
 use persist_pubsub_compat_tests::command_line::run;
+use persist_pubsub_compat_tests::nats::conf::Conf;
+use persist_pubsub_compat_tests::nats::{self, Nats};
 use persist_pubsub_compat_tests::operator::Operator;
 use persist_pubsub_compat_tests::raw_connection::{DATA, PREFACE, RawConnection, frame};
+use persist_pubsub_compat_tests::replicas::Replicas;
 use persist_pubsub_compat_tests::v1_peer;
 use persist_pubsub_compat_tests::wait::until;
 use persist_pubsub_proto::{ShardId, v1};
 
 use super::{Verdict, server};
+
+/// What the names of metrics begin with that replicas alone tell.
+const OF_REPLICAS: &str = "persist_pubsub_backplane_";
 
 const SHARD: ShardId = ShardId::new([0x0b; 16]);
 
@@ -75,8 +81,25 @@ async fn every_metric_that_is_asked_for_is_told() -> Verdict {
 
     let mut asked = asked()?;
     // A server that is alone has none of these.
-    asked.retain(|name| !name.starts_with("persist_pubsub_backplane_"));
+    asked.retain(|name| !name.starts_with(OF_REPLICAS));
     assert!(asked.len() > 30, "{asked:?}");
+    all_are_told(&operator, &asked).await
+}
+
+#[tokio::test]
+async fn every_metric_of_replicas_that_is_asked_for_is_told() -> Verdict {
+    if !nats::found("every_metric_of_replicas_that_is_asked_for_is_told") {
+        return Ok(());
+    }
+    let nats = Nats::start(&Conf::default()).await?;
+    let replicas = Replicas::start(&[nats.address()], 2, &[]).await?;
+    let mut asked = asked()?;
+    asked.retain(|name| name.starts_with(OF_REPLICAS));
+    assert!(asked.len() > 10, "{asked:?}");
+    all_are_told(replicas.one(0).operator(), &asked).await
+}
+
+async fn all_are_told(operator: &Operator, asked: &BTreeSet<String>) -> Verdict {
     let mut missing = Vec::new();
     let told = until("every metric that is asked for", async || {
         let (_, text) = operator.get("/metrics").await.ok()?;

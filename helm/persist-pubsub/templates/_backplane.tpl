@@ -26,7 +26,7 @@ mounted as, and the key of the file for each flag.
 {{- $backplane := .Values.backplane -}}
 - {{ printf "--backplane=%s" (join "," $backplane.urls) | quote }}
 - --backplane-prefix={{ $backplane.prefix }}
-# As operators know it: in `sessions --replica`, say, and in the log.
+# As operators name it: `sessions --replica`, and in the log.
 - --replica-name=$(POD_NAME)
 {{- with $backplane.user.name }}
 - {{ printf "--backplane-user=%s" . | quote }}
