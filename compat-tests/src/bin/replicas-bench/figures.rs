@@ -125,6 +125,12 @@ pub(crate) fn number(value: f64) -> String {
     }
 }
 
+/// Counts here are at most millions.
+#[expect(clippy::cast_precision_loss, reason = "small")]
+pub(crate) fn float(n: usize) -> f64 {
+    n as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,6 +13,7 @@ use serde_json::Value;
 use tokio::process::Command;
 
 use super::Failure;
+use super::figures::float;
 
 /// One server without a NATS, or several with one. Dropping it kills them.
 pub(crate) struct Fleet {
@@ -48,13 +49,10 @@ impl Fleet {
         }
         for replica in &replicas {
             let operator = Operator::connect(replica).await?;
-            let others = count - 1;
+            let others = float(count - 1);
             until("the replicas to know each other", async || {
                 let known = operator.metric("persist_pubsub_backplane_replicas").await;
-                // A handful.
-                known
-                    .is_ok_and(|known| known as usize == others)
-                    .then_some(())
+                known.is_ok_and(|known| known >= others).then_some(())
             })
             .await?;
         }

@@ -6,7 +6,7 @@ use persist_pubsub_compat_tests::operator::Operator;
 use persist_pubsub_compat_tests::wait::until;
 
 use super::Failure;
-use super::figures::Figures;
+use super::figures::{Figures, float};
 use super::fleet::{Fleet, cpu};
 
 /// Diffs a second where CPU is measured, of ten publishers.
@@ -60,8 +60,7 @@ fn load(subscribers: usize, duration: Duration) -> Vec<String> {
 /// What a diff costs by itself, and for each of its subscribers: from its cost
 /// with one subscriber and with several.
 fn apart(with_one: f64, with_many: f64) -> (f64, f64) {
-    // A handful.
-    let each = (with_many - with_one) / (MANY - 1) as f64;
+    let each = (with_many - with_one) / float(MANY - 1);
     (with_one - each, each)
 }
 
@@ -120,8 +119,7 @@ async fn interest(figures: &mut Figures, shards: usize) -> Result<(), Failure> {
         "--warmup=0s".to_owned(),
         "--duration=500ms".to_owned(),
     ];
-    // Millions at most.
-    let count = shards as f64;
+    let count = float(shards);
     let alone = Fleet::alone().await?;
     let used = cpu(&alone.pids())?;
     let one = alone.bench(0, 0, &flags).await?;
@@ -167,7 +165,7 @@ async fn memory(figures: &mut Figures, duration: Duration) -> Result<(), Failure
     ];
     let fleet = Fleet::alone().await?;
     let run = fleet.bench(0, 0, &flags).await?;
-    figures.session_bytes = run.grown(0) / SESSIONS as f64;
+    figures.session_bytes = run.grown(0) / float(SESSIONS);
     figures.base_bytes = run.before(0);
 
     let fleet = Fleet::of(1).await?;

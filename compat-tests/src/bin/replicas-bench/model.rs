@@ -16,7 +16,7 @@ use std::fmt::Write as _;
 use clap::Args;
 
 use super::Failure;
-use super::figures::{Figures, number};
+use super::figures::{Figures, float, number};
 
 /// The size of a diff whose memory was measured.
 const MEASURED_DIFF: f64 = 900.0;
@@ -149,12 +149,6 @@ struct Model<'a> {
     figures: &'a Figures,
     load: &'a Load,
     machine: &'a Machine,
-}
-
-/// Small numbers.
-#[expect(clippy::cast_precision_loss, reason = "small")]
-fn float(n: usize) -> f64 {
-    n as f64
 }
 
 /// How likely it is that somebody of `many` is at one of `places`.
