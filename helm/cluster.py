@@ -193,17 +193,27 @@ def runs(binary, values, rendered, where):
 
 
 def together(binary, places, given, environment, where):
-    """Each is connected to NATS and knows the others, and what is published to
-    the one is heard at the other."""
+    """Each is connected to NATS, knows the others, and keeps its fences in
+    JetStream if there is one; what is published to the one is heard at the
+    other; nobody was denied anything, or read what he could not."""
 
-    def knows_all(place):
+    def told(place):
         with urllib.request.urlopen(f"http://{place['admin_listen']}/metrics", timeout=PATIENCE) as page:
-            told = dict(line.rsplit(" ", 1) for line in page.read().decode().splitlines() if not line.startswith("#"))
-        return told.get("persist_pubsub_backplane_connected") == "1" and told.get("persist_pubsub_backplane_replicas") == str(len(places) - 1)
+            lines = page.read().decode().splitlines()
+        return dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
 
+    def differs(place, wanted):
+        now = told(place)
+        return {name: now.get(name) for name, value in wanted.items() if now.get(name) != value}
+
+    wanted = {
+        "persist_pubsub_backplane_connected": "1",
+        "persist_pubsub_backplane_replicas": str(len(places) - 1),
+        "persist_pubsub_fences_in_jetstream": str(int(nats.has_jetstream(given))),
+    }
     for place in places:
-        if not until(lambda place=place: knows_all(place)):
-            problem(f"{where}: {len(places)} replicas do not find each other")
+        if not until(lambda place=place: not differs(place, wanted)):
+            problem(f"{where}: one of {len(places)} replicas tells {differs(place, wanted)}, not {wanted}")
     # The load generator speaks neither TLS nor tokens.
     if len(places) > 1 and not given.get("tls") and not given.get("tokens"):
         one, other = (f"http://{place['listen']}" for place in places)
@@ -211,6 +221,10 @@ def together(binary, places, given, environment, where):
         heard = run(binary, "bench", f"--publish-to={one}", f"--server={other}", *work, env=environment)
         if heard.returncode:
             problem(f"{where}: what is published at one replica is not heard at the other: {heard.stdout}{heard.stderr}")
+    quiet = {f"persist_pubsub_backplane_{name}_total": "0" for name in ("denied", "bad_messages", "join_timeouts")}
+    for place in places:
+        if loud := differs(place, quiet):
+            problem(f"{where}: a replica tells {loud}")
 
 
 def probed(binary, container, at, environment, where):

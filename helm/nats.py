@@ -84,6 +84,11 @@ def example():
     return merge, user
 
 
+def has_jetstream(values):
+    """Whether `wanted` gives these values one."""
+    return "credentials" not in values["backplane"]
+
+
 def wanted(values, folder, certificate):
     """nats-server's configuration, and the Secrets to connect with."""
     backplane = values["backplane"]
@@ -102,7 +107,7 @@ def wanted(values, folder, certificate):
 
     config["jetstream"] = {"store_dir": str(folder / "jetstream")}
     if "credentials" in backplane:
-        # Another account's people: no JetStream there.
+        # Other people's NATS: no JetStream there.
         operator, account, person = Key("operator"), Key("account"), Key("user")
         no_limits = {"subs": -1, "data": -1, "payload": -1}
         limits = {**no_limits, "imports": -1, "exports": -1, "wildcards": True, "conn": -1, "leaf": -1}
