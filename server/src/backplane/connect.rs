@@ -34,7 +34,7 @@ const COMMANDS: usize = 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum BackplaneError {
     /// NATS knows nobody of that name or secret.
-    #[error("NATS ({servers}) does not let the server in with {login}: {what}")]
+    #[error("NATS (--backplane {servers}) does not let the server in with {login}: {what}")]
     Login {
         /// `--backplane`.
         servers: String,
@@ -45,7 +45,7 @@ pub enum BackplaneError {
     },
     /// No TLS between the two: a certificate that one of them does not take.
     #[error(
-        "no TLS with NATS ({servers}): {what} (--backplane-tls-ca, --backplane-tls-cert, and the certificate of the NATS server)"
+        "no TLS with NATS (--backplane {servers}): {what} (--backplane-tls-ca, --backplane-tls-cert, and the certificate of the NATS server)"
     )]
     Tls {
         /// `--backplane`.
@@ -55,7 +55,7 @@ pub enum BackplaneError {
     },
     /// The NATS account lacks a permission.
     #[error(
-        "NATS ({servers}) denies what replicas need: {what}; the account has to publish and subscribe on '{subjects}'"
+        "NATS (--backplane {servers}) denies what replicas need: {what}; the account has to publish and subscribe on '{subjects}'"
     )]
     Denied {
         /// `--backplane`.
@@ -264,7 +264,12 @@ fn in_full(error: &ConnectError) -> String {
     let mut text = error.kind().to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text = format!("{text}: {error}");
+        // As it says itself, without the library's name for it.
+        let why = error.to_string();
+        let why = why.strip_prefix("nats: ").unwrap_or(&why);
+        if !text.ends_with(why) {
+            text = format!("{text}: {why}");
+        }
         cause = error.source();
     }
     text

@@ -316,3 +316,57 @@ impl Forwarder {
             .await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use persist_pubsub_proto::ShardId;
+
+    use super::*;
+    use crate::environment::Environments;
+
+    fn topic(n: u8) -> Arc<Topic> {
+        let environment = Arc::new(Environments::default()).get("e");
+        Arc::new(Topic::new(environment, ShardId::new([n; 16])))
+    }
+
+    /// What does not fit is known by its shard alone, each once, and takes no
+    /// room; what is taken out makes room.
+    #[test]
+    fn the_queue_is_bounded_by_bytes() {
+        let metrics = BackplaneMetrics::new(&prometheus::Registry::new()).unwrap();
+        let message = frame::publishing(ShardId::new([0; 16]), 1, None);
+        let fits = 3 * (OVERHEAD + message.len());
+        let outgoing = Outgoing::new(fits, metrics.clone());
+        let (a, b) = (topic(1), topic(2));
+        for seqno in 1..=5 {
+            outgoing.forward(&a, seqno, None);
+        }
+        outgoing.forward(&b, 1, None);
+        outgoing.forward(&b, 2, None);
+        assert_eq!(metrics.queue_full.get(), 4);
+        let (mut batch, mut missed) = (Vec::new(), HashMap::new());
+        outgoing.take(&mut batch, &mut missed);
+        let taken: Vec<u64> = batch.drain(..).map(|p| p.seqno).collect();
+        assert_eq!((taken, missed.len()), (vec![1, 2, 3], 2));
+        assert_eq!(outgoing.lock().bytes, 0);
+        outgoing.forward(&b, 3, None);
+        outgoing.take(&mut batch, &mut missed);
+        assert_eq!(batch.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn it_is_empty_when_all_is_handed_over() {
+        let metrics = BackplaneMetrics::new(&prometheus::Registry::new()).unwrap();
+        let outgoing = Outgoing::new(1024, metrics);
+        outgoing.emptied().await;
+        outgoing.forward(&topic(1), 1, None);
+        let (mut batch, mut missed) = (Vec::new(), HashMap::new());
+        outgoing.take(&mut batch, &mut missed);
+        let at_once = outgoing.emptied().now_or_never();
+        assert!(at_once.is_none(), "it is taken out, and not handed over");
+        batch.clear();
+        outgoing.take(&mut batch, &mut missed);
+        outgoing.emptied().await;
+    }
+}

@@ -6,8 +6,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use persist_pubsub_proto::ShardId;
 use persist_pubsub_proto::backplane_v1::Heads;
+use persist_pubsub_proto::{MAX_SEQNO, ShardId};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -98,7 +98,8 @@ impl Healer {
     pub(super) fn heads(&self, environment: &Arc<Environment>, heads: Heads) {
         let mut behind = Vec::new();
         for head in heads.heads {
-            let Ok(shard) = ShardId::from_slice(&head.shard_id) else {
+            let shard = ShardId::from_slice(&head.shard_id);
+            let Some(shard) = shard.ok().filter(|_| head.seqno <= MAX_SEQNO) else {
                 self.metrics.bad_messages.inc();
                 continue;
             };

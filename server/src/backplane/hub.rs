@@ -24,9 +24,11 @@ use crate::drain::Drain;
 use crate::generation::Census;
 use crate::metrics::BackplaneMetrics;
 
-/// Questions of other replicas that are answered at a time; more are left
-/// unanswered, and put again.
+/// Questions of other replicas that are answered at a time.
 const ANSWERED_AT_A_TIME: usize = 64;
+/// Those that wait for that, besides: each replica puts at most 64 at a time.
+/// More are left unanswered, and put again.
+const WAITING_QUESTIONS: usize = 4096;
 
 /// Who this replica is, and how it is.
 #[derive(Debug)]
@@ -70,6 +72,12 @@ pub(super) struct Hub {
     pub(super) max_diff_bytes: usize,
 }
 
+/// Bounds what is done for other replicas.
+struct Answering {
+    admitted: Arc<Semaphore>,
+    begun: Semaphore,
+}
+
 /// What the hub listens to.
 pub(super) struct Ears {
     pub(super) questions: Subscriber,
@@ -80,7 +88,10 @@ pub(super) struct Ears {
 impl Hub {
     /// Runs until it is dropped, or the client has ended.
     pub(super) async fn run(self, mut ears: Ears) {
-        let answering = Arc::new(Semaphore::new(ANSWERED_AT_A_TIME));
+        let answering = Arc::new(Answering {
+            admitted: Arc::new(Semaphore::new(WAITING_QUESTIONS)),
+            begun: Semaphore::new(ANSWERED_AT_A_TIME),
+        });
         let mut ticks = tokio::time::interval(presence::EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut turn, mut doubts) = (0, 0);
@@ -231,7 +242,7 @@ impl Hub {
         }
     }
 
-    fn to_me(&self, heard: Heard, answering: &Arc<Semaphore>) {
+    fn to_me(&self, heard: Heard, answering: &Arc<Answering>) {
         match self.questions.subjects.read_to_me(&heard.subject) {
             Some(ToMe::Question) => self.question(heard, answering),
             Some(ToMe::Answer(number)) if heard.status == Some(StatusCode::NO_RESPONDERS) => {
@@ -247,7 +258,7 @@ impl Hub {
         }
     }
 
-    fn question(&self, heard: Heard, answering: &Arc<Semaphore>) {
+    fn question(&self, heard: Heard, answering: &Arc<Answering>) {
         if heard.payload.is_empty() {
             return;
         }
@@ -257,17 +268,20 @@ impl Hub {
         if question.instance == self.me.instance || self.me.left.load(Ordering::Relaxed) {
             return;
         }
-        let Ok(permit) = Arc::clone(answering).try_acquire_owned() else {
+        let Ok(admitted) = Arc::clone(&answering.admitted).try_acquire_owned() else {
             return self.metrics.refused.inc();
         };
+        let answering = Arc::clone(answering);
         let (questions, answers) = (Arc::clone(&self.questions), Arc::clone(&self.answers));
         tokio::spawn(async move {
+            // Never closed.
+            let begun = answering.begun.acquire().await;
             if question.kind == super::SHARDS {
                 answers.answer(question.payload, &reply).await;
             } else {
                 questions.answer(question, reply).await;
             }
-            drop(permit);
+            drop((begun, admitted));
         });
     }
 }

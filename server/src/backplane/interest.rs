@@ -9,6 +9,7 @@ use persist_pubsub_proto::ShardId;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use super::target::Target;
 use crate::environment::Environment;
 use crate::metrics::BackplaneMetrics;
 use crate::registry::Registry;
@@ -72,7 +73,7 @@ pub(super) fn wanted(covered: Option<Covered>, start: Start) -> Option<Want> {
 /// A shard that is taken from NATS.
 #[derive(Debug)]
 struct Interest {
-    environment: Arc<Environment>,
+    target: Arc<Target>,
     /// What is taken goes there. Replaced when the registry lets go of it.
     topic: Option<Arc<Topic>>,
     /// Subscribed at NATS; dropping it ends that.
@@ -130,7 +131,7 @@ impl Drop for Held {
 #[derive(Debug, Default)]
 pub(super) struct Steps {
     /// To subscribe at NATS.
-    pub(super) subscribe: Vec<ShardId>,
+    pub(super) subscribe: Vec<Arc<Target>>,
     /// The digests are not heard yet.
     pub(super) digests: bool,
     /// To ask for.
@@ -179,7 +180,7 @@ impl Interests {
                     whole.shards += 1;
                     self.metrics.interests.inc();
                     vacant.insert(Interest {
-                        environment: Arc::clone(environment),
+                        target: Target::new(Arc::clone(environment), shard),
                         topic: None,
                         heard: None,
                         holds: 0,
@@ -230,7 +231,7 @@ impl Interests {
                 interest.asking = None;
             }
             if interest.heard.is_none() {
-                steps.subscribe.push(shard);
+                steps.subscribe.push(Arc::clone(&interest.target));
             }
             let Some(want) = wanted(interest.covered, start) else {
                 continue;
@@ -243,6 +244,10 @@ impl Interests {
                     let before = asking.as_ref().map(|(asked, _)| *asked);
                     let want = before.map_or(want, |before| before.with(want));
                     interest.asking = Some((want, done.clone()));
+                    let watched = interest.topic.as_ref().is_some_and(|t| t.is_watched());
+                    if interest.covered.is_none() && !watched {
+                        interest.target.hold_back();
+                    }
                     steps.ask.push((shard, want));
                 }
             }
@@ -264,17 +269,17 @@ impl Interests {
         }
     }
 
-    /// A shard's question was answered by all, or not.
-    pub(super) fn asked(&self, key: &TopicKey, want: Want, by_all: bool) {
+    /// A shard's question was answered by all, or not. Where what came
+    /// meanwhile goes on to.
+    pub(super) fn asked(&self, key: &TopicKey, want: Want, by_all: bool) -> Option<Arc<Target>> {
         let mut inner = self.lock();
-        let Some(interest) = inner.shards.get_mut(key) else {
-            return;
-        };
+        let interest = inner.shards.get_mut(key)?;
         if interest.asking.as_ref().is_some_and(|(w, _)| *w == want) {
             interest.asking = None;
         }
+        let target = Some(Arc::clone(&interest.target));
         let Some(topic) = interest.topic.as_ref().filter(|_| by_all) else {
-            return;
+            return target;
         };
         let after = want.after.or_else(|| topic.head()).unwrap_or(0);
         let before = interest.covered;
@@ -282,12 +287,16 @@ impl Interests {
             after: before.map_or(after, |before| before.after.min(after)),
             recent: want.recent || before.is_some_and(|before| before.recent),
         });
+        target
     }
 
     /// The environment of a shard that is taken, for who knows its id.
     pub(super) fn environment(&self, key: &TopicKey) -> Option<Arc<Environment>> {
         let inner = self.lock();
-        inner.shards.get(key).map(|i| Arc::clone(&i.environment))
+        inner
+            .shards
+            .get(key)
+            .map(|i| Arc::clone(&i.target.environment))
     }
 
     /// All shards, those of an environment one after the other.
@@ -295,7 +304,7 @@ impl Interests {
         let inner = self.lock();
         let all = inner.shards.iter();
         let mut all: Vec<_> = all
-            .map(|(key, interest)| (Arc::clone(&interest.environment), key.1))
+            .map(|(key, interest)| (Arc::clone(&interest.target.environment), key.1))
             .collect();
         drop(inner);
         all.sort_unstable_by_key(|(environment, shard)| (environment.id(), *shard.as_bytes()));
@@ -303,12 +312,10 @@ impl Interests {
     }
 
     /// Those that are not heard, as when NATS was away.
-    pub(super) fn unheard(&self) -> Vec<(Arc<Environment>, ShardId)> {
+    pub(super) fn unheard(&self) -> Vec<Arc<Target>> {
         let inner = self.lock();
-        let unheard = inner.shards.iter().filter(|(_, i)| i.heard.is_none());
-        unheard
-            .map(|(key, interest)| (Arc::clone(&interest.environment), key.1))
-            .collect()
+        let unheard = inner.shards.values().filter(|i| i.heard.is_none());
+        unheard.map(|i| Arc::clone(&i.target)).collect()
     }
 
     /// Environments whose digests are not heard.

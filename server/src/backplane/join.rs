@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::{Client, Subject};
-use persist_pubsub_proto::ShardId;
 use persist_pubsub_proto::backplane_v1::{ShardPart, ShardWanted, ShardsAnswer, ShardsQuestion};
+use persist_pubsub_proto::{MAX_SEQNO, ShardId};
 use prost::Message;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -24,6 +24,7 @@ use super::presence::Peers;
 use super::questions::{AskError, Questions, To};
 use super::receive::{Listening, What};
 use super::subjects::Subjects;
+use super::target::Target;
 use crate::environment::Environment;
 use crate::frame::{self, Publication};
 use crate::metrics::BackplaneMetrics;
@@ -83,8 +84,8 @@ impl Joiner {
                     for environment in self.interests.undigested() {
                         self.listen_to_digests(&environment).await;
                     }
-                    for (environment, shard) in self.interests.unheard() {
-                        self.listen(&environment, shard).await;
+                    for target in self.interests.unheard() {
+                        self.listen(target).await;
                     }
                     // Whoever does not wait any more needs no answer.
                     let _ = done.send(());
@@ -102,8 +103,8 @@ impl Joiner {
         if steps.digests {
             self.listen_to_digests(environment).await;
         }
-        for shard in steps.subscribe {
-            self.listen(environment, shard).await;
+        for target in steps.subscribe {
+            self.listen(target).await;
         }
         let alive = Arc::new(alive);
         let mut questions = Vec::new();
@@ -117,7 +118,9 @@ impl Joiner {
                 let by_all = asker.ask(to, &environment, &wants).await;
                 for (shard, want) in wants {
                     let key = (environment.id(), shard);
-                    asker.interests.asked(&key, want, by_all);
+                    if let Some(target) = asker.interests.asked(&key, want, by_all) {
+                        target.let_through(&asker.registry, &asker.metrics);
+                    }
                 }
                 drop((permit, alive));
             }));
@@ -142,11 +145,12 @@ impl Joiner {
     }
 
     /// Subscribes at NATS, if it is there; else that is done when it is.
-    async fn listen(&self, environment: &Arc<Environment>, shard: ShardId) {
+    async fn listen(&self, target: Arc<Target>) {
+        let (environment, shard) = (&target.environment, target.shard);
         let subject = self.subjects.diff(environment.name(), shard);
-        let what = What::Shard(Arc::clone(environment), shard);
-        if let Some(stop) = self.subscribe(subject, what).await {
-            self.interests.heard((environment.id(), shard), stop);
+        let key = (environment.id(), shard);
+        if let Some(stop) = self.subscribe(subject, What::Shard(target)).await {
+            self.interests.heard(key, stop);
         }
     }
 
@@ -246,11 +250,12 @@ impl Asker {
             return self.metrics.bad_messages.inc();
         };
         for part in answer.shards {
-            let Ok(shard) = ShardId::from_slice(&part.shard_id) else {
+            let head = part.head;
+            let shard = ShardId::from_slice(&part.shard_id);
+            let Some(shard) = shard.ok().filter(|_| head <= MAX_SEQNO) else {
                 self.metrics.bad_messages.inc();
                 continue;
             };
-            let head = part.head;
             if self.take_part(environment, shard, part, instance) {
                 let highest = heads.entry(shard).or_default();
                 if head >= highest.0 {

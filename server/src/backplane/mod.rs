@@ -28,6 +28,7 @@ mod questions;
 mod receive;
 mod spread;
 mod subjects;
+mod target;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -409,7 +410,11 @@ impl Backplane {
             let subject = self.questions.subjects.presence();
             // Fails when the connection's task has ended: so has everything.
             let _ = self.client.publish(subject, presence.into()).await;
-            let _ = self.client.flush().await;
+            // NATS says that nobody is there, behind all that was said before:
+            // a connection that is closed with something unread may lose what
+            // was sent over it.
+            let nowhere = self.questions.subjects.nowhere();
+            let _ = self.client.request(nowhere, Bytes::new()).await;
         };
         let mut goodbye = pin!(goodbye);
         let deadline = deadline.max(Instant::now() + GOODBYE);

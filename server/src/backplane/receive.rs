@@ -7,24 +7,22 @@ use std::task::{Context, Poll};
 use async_nats::{Message as Heard, Subscriber};
 use futures_util::stream::SelectAll;
 use futures_util::{FutureExt, Stream, StreamExt};
-use persist_pubsub_proto::ShardId;
 use persist_pubsub_proto::backplane_v1::Heads;
 use prost::Message;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
 
 use super::heal::Healer;
+use super::target::Target;
 use crate::environment::Environment;
 use crate::frame;
 use crate::metrics::BackplaneMetrics;
 use crate::registry::Registry;
-use crate::topic::Foreign;
 
 /// What a subscription at NATS is for.
 #[derive(Clone, Debug)]
 pub(super) enum What {
     /// Publications on a shard.
-    Shard(Arc<Environment>, ShardId),
+    Shard(Arc<Target>),
     /// Digests of an environment.
     Digests(Arc<Environment>),
 }
@@ -75,17 +73,14 @@ impl Receiver {
             return;
         }
         match what {
-            What::Shard(environment, shard) => {
+            What::Shard(target) => {
                 let publication = frame::read_publishing(heard.payload);
-                let Some(publication) = publication.filter(|p| p.shard == *shard) else {
-                    return self.metrics.bad_messages.inc();
-                };
-                self.metrics.received.inc();
-                let now = Instant::now();
-                let registry = &self.registry;
-                let taken = registry.take_foreign(environment, publication, Foreign::Live, now);
-                if taken.is_none() {
-                    self.metrics.unwanted.inc();
+                match publication.filter(|p| p.shard == target.shard) {
+                    Some(publication) => {
+                        self.metrics.received.inc();
+                        target.take(publication, &self.registry, &self.metrics);
+                    }
+                    None => self.metrics.bad_messages.inc(),
                 }
             }
             What::Digests(environment) => match Heads::decode(heard.payload) {

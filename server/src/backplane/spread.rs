@@ -5,8 +5,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::hub::Me;
 use super::link::Link;
 use super::presence::Peers;

@@ -60,6 +60,11 @@ impl Subjects {
         format!("{}.replica", self.root).into()
     }
 
+    /// Where nobody listens.
+    pub(crate) fn nowhere(&self) -> Subject {
+        format!("{}.nowhere.{}", self.root, self.instance).into()
+    }
+
     /// For questions to one replica. None: no instance is called so.
     pub(crate) fn ask_one(&self, instance: &str) -> Option<Subject> {
         let plain = !instance.is_empty() && instance.bytes().all(is_plain);

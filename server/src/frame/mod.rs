@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use persist_pubsub_proto::{InvalidShardId, ShardId, v0, v1};
+use persist_pubsub_proto::{InvalidShardId, MAX_SEQNO, ShardId, v0, v1};
 use prost::Message;
 
 use spelling::v0 as spelled_v0;
@@ -232,16 +232,17 @@ pub(crate) fn publishing(shard: ShardId, seqno: u64, diff: Option<&Diff>) -> Byt
     v1::SessionRequest { message }.encode_to_vec().into()
 }
 
-/// What a message says by which a v1 client publishes. None: it is another.
+/// What a message says by which a v1 client publishes. None: it is another, or
+/// says what cannot be.
 pub(crate) fn read_publishing(message: Bytes) -> Option<Publication> {
-    if let Some(publication) = spelled_v1(&message) {
-        return Some(publication);
-    }
-    let request = v1::SessionRequest::decode(message).ok()?;
-    match request.message? {
-        v1::session_request::Message::Publish(publish) => read_publish(publish).ok(),
-        _ => None,
-    }
+    let publication = spelled_v1(&message).or_else(|| {
+        let request = v1::SessionRequest::decode(message).ok()?;
+        match request.message? {
+            v1::session_request::Message::Publish(publish) => read_publish(publish).ok(),
+            _ => None,
+        }
+    });
+    publication.filter(|publication| publication.seqno <= MAX_SEQNO)
 }
 
 /// The v1 frame of a message.

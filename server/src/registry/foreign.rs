@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use persist_pubsub_proto::{MAX_SEQNO, ShardId};
+use persist_pubsub_proto::ShardId;
 use tokio::time::Instant;
 
 use super::Registry;
@@ -42,8 +42,9 @@ impl Registry {
         self.forget_idle(key);
     }
 
-    /// Takes what another replica has told of a shard. None: nobody here has
-    /// the shard, and no topic is made for it.
+    /// Takes what another replica has told of a shard: a seqno of at most
+    /// `MAX_SEQNO`. None: nobody here has the shard, and no topic is made for
+    /// it.
     pub(crate) fn take_foreign(
         self: &Arc<Self>,
         environment: &Arc<Environment>,
@@ -53,9 +54,6 @@ impl Registry {
     ) -> Option<Verdict> {
         let Publication { shard, seqno, diff } = publication;
         let topic = self.get(&(environment.id(), shard))?;
-        if seqno > MAX_SEQNO {
-            return None;
-        }
         let (diff_bytes, stamp) = diff
             .as_ref()
             .map_or((0, None), |d| (d.len(), d.committed_unix_nanos()));

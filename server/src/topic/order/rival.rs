@@ -169,9 +169,12 @@ impl Order {
         // In the same moment: nobody can say which was first, and for certain
         // the old run has not moved since.
         let still = self.advanced_at.is_none_or(|at| at <= run.since);
-        let proven = run.count >= RIVAL_PROOF
-            && now.duration_since(run.since) >= limits.jump_confirm
-            && still;
+        if !still {
+            // It has to show itself anew, now that the old run stands.
+            (run.since, run.count) = (now, 1);
+        }
+        let proven =
+            run.count >= RIVAL_PROOF && now.duration_since(run.since) >= limits.jump_confirm;
         if !proven {
             rivals.runs.push(run);
             self.rivals = Some(rivals);

@@ -80,6 +80,24 @@ fn a_run_far_above_is_adopted_when_the_old_one_stands_still() {
     assert_eq!(bench.publish(4), Doubted);
 }
 
+/// Found with replicas, whose publications come in bursts: the old run moved
+/// once more when the new one had begun, and the new one was doubted for ever.
+#[test]
+fn a_run_is_adopted_when_the_old_one_has_moved_once_more() {
+    let mut bench = Bench::new();
+    bench.publish_all(1..4);
+    bench.pass(ms(10));
+    assert_eq!(bench.publish(FAR), Doubted);
+    bench.pass(ms(10));
+    assert_eq!(bench.publish(4), InOrder);
+    bench.pass(ms(10));
+    assert_eq!(bench.publish_all(FAR + 1..FAR + 4), [Doubted; 3]);
+    bench.pass(ms(999));
+    assert_eq!(bench.publish(FAR + 4), Doubted, "not for long enough");
+    bench.pass(ms(1));
+    assert_eq!(bench.publish(FAR + 5), Adopted);
+}
+
 #[test]
 fn a_run_far_below_is_adopted_too() {
     let mut bench = Bench::new();
