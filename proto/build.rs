@@ -9,7 +9,10 @@ const DATA: &[&str] = &[
     "persist/pubsub/v1/pubsub.proto",
 ];
 const ADMIN: &[&str] = &["persist/pubsub/admin/v1/admin.proto"];
-const BACKPLANE: &[&str] = &["persist/pubsub/backplane/v1/backplane.proto"];
+const BACKPLANE: &[&str] = &[
+    "persist/pubsub/backplane/v1/backplane.proto",
+    "persist/pubsub/backplane/v1/operators.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed={ROOT}");

@@ -15,7 +15,10 @@ use tonic::{Status, Streaming};
 use crate::child::Child;
 use crate::wait::{TimedOut, within};
 
-/// Looks at one server.
+/// Of several replicas, the one that is asked.
+const THIS: &str = "this";
+
+/// Looks at one server, and where that is a replica, at no other.
 #[derive(Clone, Debug)]
 pub struct Operator {
     /// The Admin calls.
@@ -103,7 +106,9 @@ impl Operator {
     /// No answer.
     pub async fn info(&self) -> Result<GetServerInfoResponse, OperatorError> {
         let mut admin = self.admin.clone();
-        let answer = admin.get_server_info(GetServerInfoRequest {}).await?;
+        let answer = admin
+            .get_server_info(GetServerInfoRequest::default())
+            .await?;
         Ok(answer.into_inner())
     }
 
@@ -114,6 +119,7 @@ impl Operator {
     pub async fn sessions(&self) -> Result<Vec<Session>, OperatorError> {
         let request = ListSessionsRequest {
             page_size: 1000,
+            replica: THIS.to_owned(),
             ..ListSessionsRequest::default()
         };
         let answer = self.admin.clone().list_sessions(request).await?;
@@ -127,6 +133,7 @@ impl Operator {
     pub async fn shards(&self) -> Result<Vec<Shard>, OperatorError> {
         let request = ListShardsRequest {
             page_size: 1000,
+            replica: THIS.to_owned(),
             ..ListShardsRequest::default()
         };
         let answer = self.admin.clone().list_shards(request).await?;

@@ -81,6 +81,7 @@ async fn sessions_are_listed_in_pages_and_by_environment() -> Verdict {
                 environment: environment.to_owned(),
                 page_size,
                 page_token: token,
+                ..ListSessionsRequest::default()
             };
             let page = operator
                 .admin
@@ -178,6 +179,7 @@ async fn shards_are_listed_in_pages_by_prefix_and_environment() -> Verdict {
                 shard_prefix: shard_prefix.to_owned(),
                 page_size,
                 page_token: token,
+                ..ListShardsRequest::default()
             };
             let page = operator
                 .admin

@@ -20,6 +20,7 @@ mod client;
 mod contended;
 mod draining;
 mod fencing;
+mod fleet;
 mod floods;
 mod foreign;
 mod frozen;

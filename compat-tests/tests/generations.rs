@@ -27,7 +27,10 @@ fn of(generation: u64, name: &str) -> Hello {
 
 async fn census(operator: &Operator, environment: &str) -> Result<GenerationCensus, Failure> {
     let environment = environment.to_owned();
-    let request = ListGenerationsRequest { environment };
+    let request = ListGenerationsRequest {
+        environment,
+        ..ListGenerationsRequest::default()
+    };
     let answer = operator.admin.clone().list_generations(request).await?;
     Ok(answer.into_inner().census.ok_or("no census")?)
 }

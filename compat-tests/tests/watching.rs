@@ -123,7 +123,7 @@ async fn the_status_names_who_is_behind() -> Verdict {
             .publish(SHARD, seqno, 1, diff.clone())
             .await?;
     }
-    let watch = operator.admin.watch_status(WatchStatusRequest {});
+    let watch = operator.admin.watch_status(WatchStatusRequest::default());
     let mut watch = watch.await?.into_inner();
     let mut samples = 0;
     let seen = within("the finding", async {

@@ -24,6 +24,7 @@ use crate::config::{Config, InvalidConfig};
 use crate::drain::{Drain, DrainOutcome, DrainState};
 pub use crate::fence::{BrokenState, FenceError};
 use crate::fence::{Fences, Order};
+use crate::fleet::{self, Agreement, Answering, Bucket, Fleet, Gather, Others, Peer, Peers};
 use crate::listener::{self, Accept};
 use crate::logging::LogGate;
 use crate::metrics::{
@@ -44,6 +45,8 @@ const BAD_MESSAGE_LINES: u32 = 10;
 const SESSION_LINES: u32 = 1000;
 /// How long connections may take to close when their streams have ended.
 const CLOSING: Duration = Duration::from_secs(1);
+/// How long a start may take to learn of the fences that stand elsewhere.
+const FENCES_WITHIN: Duration = Duration::from_secs(3);
 
 /// What health is asked of for whether the process lives, ready or not.
 const LIVE: &str = "live";
@@ -93,9 +96,24 @@ pub struct Server {
     admin: SocketAddr,
     metrics: prometheus::Registry,
     shared: Arc<Shared>,
+    agreement: Arc<Agreement>,
+    /// That it was started in.
+    runtime: tokio::runtime::Handle,
     main: JoinHandle<DrainOutcome>,
     doorkeeper: Doorkeeper,
     _background: Vec<AbortOnDrop>,
+}
+
+/// A fence that was raised on all replicas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Fenced {
+    /// Its epoch.
+    pub epoch: u64,
+    /// The replicas that are not known to hold it, by name: they may let in
+    /// whom it keeps out until they are reached. "others": this one does not
+    /// reach the backplane, and so knows of none.
+    pub unconfirmed: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -174,8 +192,12 @@ impl Server {
     /// Raises the fence of an environment, as the operators' `SetFence` does: for
     /// a host that knows when a generation is done. Returns the fence's epoch.
     /// When it returns, nothing that a session of a generation below publishes
-    /// is accepted any more. Sessions of unknown generation stay. Writes the
+    /// here is accepted any more. Sessions of unknown generation stay. Writes the
     /// state file, if there is one: blocks for that long.
+    ///
+    /// With a backplane, the other replicas are told meanwhile, and whoever
+    /// cannot be reached is when it can be: [`Server::fence_on_all`] says who
+    /// holds it.
     ///
     /// # Errors
     /// See [`FenceError`]; nothing has changed then.
@@ -187,7 +209,46 @@ impl Server {
         };
         let shared = &self.shared;
         let raised = shared.fences.set(environment, order, &shared.census)?;
+        if self.agreement.has_others() {
+            let (agreement, environment) = (Arc::clone(&self.agreement), environment.to_owned());
+            self.runtime
+                .spawn(async move { agreement.spread(&environment, raised).await });
+        }
         Ok(raised.token.epoch)
+    }
+
+    /// As [`Server::fence`], on all replicas: waits until each has confirmed that
+    /// it holds the fence, for a few seconds at most. Has to be called within a
+    /// tokio runtime. Dropped early, the fence is raised all the same.
+    ///
+    /// # Errors
+    /// See [`FenceError`]; nothing has changed then.
+    pub async fn fence_on_all(
+        &self,
+        environment: &str,
+        generation: u64,
+    ) -> Result<Fenced, FenceError> {
+        let order = Order {
+            generation,
+            unknown_v0: false,
+            force_was: None,
+        };
+        let (agreement, of) = (Arc::clone(&self.agreement), environment.to_owned());
+        let set = self
+            .runtime
+            .spawn(async move { agreement.set(&of, order).await });
+        let agreed = match set.await {
+            Ok(set) => set?,
+            Err(failed) if failed.is_panic() => std::panic::resume_unwind(failed.into_panic()),
+            // The server's runtime ends: nothing is served any more.
+            Err(_) => std::future::pending().await,
+        };
+        let token = agreed.raised.token;
+        let unconfirmed = agreed.holders.iter().filter(|h| !h.confirms(token));
+        Ok(Fenced {
+            epoch: token.epoch,
+            unconfirmed: unconfirmed.map(|h| h.peer.name.clone()).collect(),
+        })
     }
 
     /// Waits until the shutdown that was given to [`start`] has come, or an
@@ -348,6 +409,17 @@ async fn serve<D: Accept>(
         .add_service(V0Service::new(Arc::clone(&context)))
         .add_service(V1Service::new(Arc::clone(&context)));
     let listener_metrics = ListenerMetrics::new(&metrics).map_err(defect)?;
+    let others = backplane
+        .as_ref()
+        .map(|b| Arc::new(Others::of(b)) as Arc<dyn Peers>);
+    let fleet = Fleet::new(Peer::new(&config.replica_name(), &instance_id), others);
+    let bucket = backplane.as_ref().map(|backplane| {
+        Bucket::new(
+            backplane.client().clone(),
+            &config.backplane.backplane_prefix,
+        )
+    });
+    let agreement = Agreement::new(Arc::clone(&shared), fleet.clone(), bucket);
     let board = Board::new(Facts {
         shared: Arc::clone(&shared),
         drain: drain.clone(),
@@ -356,6 +428,7 @@ async fn serve<D: Accept>(
         started: Instant::now(),
         data_addr,
         v0_environment: config.v0_environment.clone(),
+        fleet,
         backplane: backplane.clone(),
     });
     let sampling = Arc::clone(&board).run(Sources {
@@ -363,9 +436,22 @@ async fn serve<D: Accept>(
         topics: topic_metrics,
         listener: listener_metrics.clone(),
     });
+    let answering = Answering::new(
+        board.facts().clone(),
+        Arc::clone(&board),
+        Arc::clone(&agreement),
+    );
+    let agreeing = agree(Arc::clone(&agreement), backplane.clone(), answering);
+    let agreeing = AbortOnDrop(tokio::spawn(agreeing).abort_handle());
+    if backplane.is_some() {
+        // Whom the fence keeps out is not let in first. Not for long: what
+        // cannot be had now is taken in when it can be.
+        let _ = tokio::time::timeout(FENCES_WITHIN, agreement.caught_up()).await;
+    }
     let admin_service = Admin {
         facts: board.facts().clone(),
-        board,
+        gather: Gather::new(board.facts().clone(), Arc::clone(&board)),
+        agreement: Arc::clone(&agreement),
         scrape: ScrapeMetrics::new(&metrics).map_err(defect)?,
         metrics: metrics.clone(),
     };
@@ -408,6 +494,7 @@ async fn serve<D: Accept>(
             tokio::spawn(reload::watch(watched, config.access.reload_interval)).abort_handle(),
         ),
         AbortOnDrop(tokio::spawn(registry.age()).abort_handle()),
+        agreeing,
         AbortOnDrop(tokio::spawn(sampling).abort_handle()),
         AbortOnDrop(tokio::spawn(unhealthy_when_leaving(drain.clone(), health)).abort_handle()),
     ];
@@ -439,6 +526,8 @@ async fn serve<D: Accept>(
         admin: admin_addr,
         metrics,
         shared: shared_by_all,
+        agreement,
+        runtime: tokio::runtime::Handle::current(),
         main,
         doorkeeper: Doorkeeper::new(context, tokio::runtime::Handle::current()),
         _background: background,
@@ -469,6 +558,16 @@ fn reflection(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|e| StartError::Internal(e.to_string()))
+}
+
+/// Keeps the fences as the other replicas have them, and answers these, until
+/// it is dropped.
+async fn agree(agreement: Arc<Agreement>, backplane: Option<Arc<Backplane>>, answering: Answering) {
+    let answering = Arc::new(answering);
+    if let Some(backplane) = backplane {
+        fleet::serve(&backplane, &answering);
+        agreement.run().await;
+    }
 }
 
 /// Turns the health of every service off when the server begins to go.

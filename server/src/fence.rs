@@ -7,11 +7,12 @@
 //! is ended by the one or by the other.
 
 mod state_file;
+mod token;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,97 +25,16 @@ use crate::metrics::FenceMetrics;
 use crate::session::{Profile, Session};
 pub use state_file::BrokenState;
 use state_file::StateFile;
+pub(crate) use token::{Order, Token};
 
 /// Environments that have a fence: each is a line of the state file, and is
 /// kept for ever.
 const MAX_FENCES: usize = 1000;
 /// Bytes of an environment's name, as in a `Hello`.
-const MAX_NAME: usize = 256;
+pub(crate) const MAX_NAME: usize = 256;
 /// One line a minute about all those who are refused: a process that was
 /// fenced out may come back every few seconds, for days.
 const KNOCKS: Duration = Duration::from_secs(60);
-
-/// What an environment's fence stands at. Set and read as one value.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Token {
-    /// The lowest generation that is let in. 0: all are.
-    pub(crate) generation: u64,
-    /// Counts the changes, and only rises.
-    pub(crate) epoch: u64,
-    /// v0 sessions of unknown generation are kept out, too. Those of v1 never
-    /// are: operators' tools name none.
-    pub(crate) unknown_v0: bool,
-}
-
-impl Token {
-    /// Whether a session stays outside.
-    pub(crate) fn bars(&self, wire: Wire, generation: Option<u64>) -> bool {
-        match generation {
-            Some(generation) => generation < self.generation,
-            None => self.unknown_v0 && wire == Wire::V0,
-        }
-    }
-}
-
-/// What those who are fenced out are told.
-impl fmt::Display for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "fenced out by generation {} (epoch {} of the fence)",
-            self.generation, self.epoch
-        )
-    }
-}
-
-/// Where somebody wants a fence.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Order {
-    pub(crate) generation: u64,
-    pub(crate) unknown_v0: bool,
-    /// Lower or not: where it stands now. None: it can only rise.
-    pub(crate) force_was: Option<u64>,
-}
-
-impl Order {
-    /// What the token becomes. The same if there is nothing to change.
-    fn over(self, current: Token) -> Result<Token, FenceError> {
-        let wanted = Token {
-            generation: self.generation,
-            epoch: current.epoch,
-            unknown_v0: self.unknown_v0,
-        };
-        let wanted = match self.force_was {
-            Some(was) if was != current.generation => {
-                return Err(FenceError::NotThere {
-                    named: was,
-                    stands: current.generation,
-                });
-            }
-            Some(_) => wanted,
-            None if self.generation == 0 => return Err(FenceError::NoGeneration),
-            None if self.generation < current.generation => {
-                return Err(FenceError::Lower {
-                    asked: self.generation,
-                    stands: current.generation,
-                    epoch: current.epoch,
-                });
-            }
-            None => Token {
-                unknown_v0: wanted.unknown_v0 || current.unknown_v0,
-                ..wanted
-            },
-        };
-        if wanted == current {
-            return Ok(current);
-        }
-        Ok(Token {
-            // One change a nanosecond would take it 500 years.
-            epoch: current.epoch.saturating_add(1),
-            ..wanted
-        })
-    }
-}
 
 /// Why a fence was not set. Nothing has changed.
 #[derive(Debug, thiserror::Error)]
@@ -166,16 +86,24 @@ pub(crate) struct Raised {
     pub(crate) changed: bool,
     /// Sessions that end.
     pub(crate) sessions: usize,
+    /// With those that ended since it stands there.
+    pub(crate) sessions_so_far: usize,
 }
+
+/// By environment.
+type Tokens = BTreeMap<String, Token>;
 
 /// All fences.
 #[derive(Debug)]
 pub(crate) struct Fences {
     /// Read at every `Hello`, for a look-up.
-    tokens: Mutex<BTreeMap<String, Token>>,
-    /// Held by who sets one, over the writing of the file.
-    setting: Mutex<()>,
+    tokens: Mutex<Tokens>,
+    /// Held by who sets one, over the writing of the file: how many sessions
+    /// each has ended since it stands where it stands.
+    setting: Mutex<BTreeMap<String, usize>>,
     file: Option<StateFile>,
+    /// There are some that the file has not: it could not be written.
+    unsaved: AtomicBool,
     metrics: FenceMetrics,
     knocks: LogGate,
 }
@@ -203,14 +131,19 @@ impl Fences {
         metrics.fences.set(crate::generation::count(tokens.len()));
         Ok(Self {
             tokens: Mutex::new(tokens),
-            setting: Mutex::new(()),
+            setting: Mutex::default(),
             file,
+            unsaved: AtomicBool::new(false),
             metrics,
             knocks: LogGate::new(1, KNOCKS),
         })
     }
 
-    fn tokens(&self) -> MutexGuard<'_, BTreeMap<String, Token>> {
+    fn setting(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
+        self.setting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tokens(&self) -> MutexGuard<'_, Tokens> {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -228,6 +161,23 @@ impl Fences {
     /// Whether a restarted server will know of them.
     pub(crate) fn survive(&self) -> bool {
         self.file.is_some()
+    }
+
+    /// What is counted of fences.
+    pub(crate) fn metrics(&self) -> &FenceMetrics {
+        &self.metrics
+    }
+
+    /// Refuses an environment that can have no fence here.
+    pub(crate) fn may_hold(&self, environment: &str) -> Result<(), FenceError> {
+        if environment.is_empty() || environment.len() > MAX_NAME {
+            return Err(FenceError::Name);
+        }
+        let tokens = self.tokens();
+        if tokens.len() >= MAX_FENCES && !tokens.contains_key(environment) {
+            return Err(FenceError::TooMany);
+        }
+        Ok(())
     }
 
     /// The fence that keeps a session out.
@@ -273,68 +223,128 @@ impl Fences {
         order: Order,
         census: &Census,
     ) -> Result<Raised, FenceError> {
-        if environment.is_empty() || environment.len() > MAX_NAME {
-            return Err(FenceError::Name);
+        let mut ended = self.setting();
+        self.may_hold(environment)?;
+        let was = self.get(environment);
+        let token = order.over(was.unwrap_or_default())?;
+        if token != was.unwrap_or_default() {
+            let tokens = self.with(environment, token);
+            self.save(&tokens)?;
+            self.replace(tokens);
         }
-        let _alone = self.setting.lock().unwrap_or_else(PoisonError::into_inner);
-        let current = self.get(environment);
-        let token = order.over(current.unwrap_or_default())?;
-        let changed = token != current.unwrap_or_default();
-        if changed {
-            self.change(environment, token)?;
+        let raised = self.raised(environment, was, token, census, &mut ended);
+        if raised.changed && !self.survive() {
+            tracing::warn!(
+                environment,
+                "the fence will not survive a restart of the server: there is no --state-file"
+            );
         }
-        // Also where nothing has changed: it costs a look, and helps one whose
-        // call was cut off.
-        let ended = census.all().into_iter().filter(|session| {
+        Ok(raised)
+    }
+
+    /// Takes in a fence that stands elsewhere: from now on what it and the one
+    /// that is held here come to stands here. It does also if the state file
+    /// cannot be written: then that is logged, and tried again by `resave`. As
+    /// `set` otherwise.
+    pub(crate) fn adopt(
+        &self,
+        environment: &str,
+        token: Token,
+        census: &Census,
+    ) -> Result<Raised, FenceError> {
+        let mut ended = self.setting();
+        self.may_hold(environment)?;
+        let was = self.get(environment);
+        let token = was.map_or(token, |was| was.join(token));
+        if Some(token) != was {
+            let tokens = self.with(environment, token);
+            if let Err(error) = self.save(&tokens) {
+                tracing::error!(environment, %error, "a fence stands, but not in the state file");
+            }
+            self.replace(tokens);
+        }
+        Ok(self.raised(environment, was, token, census, &mut ended))
+    }
+
+    /// What the fences become with one that is set.
+    fn with(&self, environment: &str, token: Token) -> Tokens {
+        let mut tokens = self.tokens().clone();
+        tokens.insert(environment.to_owned(), token);
+        tokens
+    }
+
+    fn save(&self, tokens: &Tokens) -> Result<(), FenceError> {
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
+        let written = file.write(tokens);
+        self.unsaved.store(written.is_err(), Ordering::Relaxed);
+        written.map_err(|source| FenceError::NotWritten {
+            path: file.path().to_owned(),
+            source,
+        })
+    }
+
+    /// Whether the state file lacks a fence that stands.
+    pub(crate) fn is_unsaved(&self) -> bool {
+        self.unsaved.load(Ordering::Relaxed)
+    }
+
+    /// Writes what could not be written before. Blocks.
+    pub(crate) fn resave(&self) {
+        let _alone = self.setting();
+        let tokens = self.tokens().clone();
+        // It was logged when it failed first.
+        if self.is_unsaved() && self.save(&tokens).is_ok() {
+            tracing::info!("the state file has all fences again");
+        }
+    }
+
+    fn replace(&self, tokens: Tokens) {
+        self.metrics
+            .fences
+            .set(crate::generation::count(tokens.len()));
+        *self.tokens() = tokens;
+    }
+
+    /// The token stands: ends whom it keeps out. Also where nothing has
+    /// changed: it costs a look, and helps one whose call was cut off.
+    fn raised(
+        &self,
+        environment: &str,
+        was: Option<Token>,
+        token: Token,
+        census: &Census,
+        ended: &mut BTreeMap<String, usize>,
+    ) -> Raised {
+        let changed = token != was.unwrap_or_default();
+        let below = census.all().into_iter().filter(|session| {
             session.profile().is_some_and(|profile| {
                 profile.environment.name() == environment
                     && token.bars(session.wire, profile.generation)
                     && session.fence(token)
             })
         });
-        let sessions = ended.count();
+        let sessions = below.count();
+        let so_far = ended.entry(environment.to_owned()).or_default();
+        *so_far = sessions + if changed { 0 } else { *so_far };
         self.metrics.ended.inc_by(sessions as u64);
         tracing::info!(
             environment,
             generation = token.generation,
             epoch = token.epoch,
             unknown_v0 = token.unknown_v0,
-            was = current.map_or(0, |token| token.generation),
+            was = was.map_or(0, |was| was.generation),
             changed,
             sessions,
             "a fence was set"
         );
-        if changed && !self.survive() {
-            tracing::warn!(
-                environment,
-                "the fence will not survive a restart of the server: there is no --state-file"
-            );
-        }
-        Ok(Raised {
+        Raised {
             token,
             changed,
             sessions,
-        })
-    }
-
-    fn change(&self, environment: &str, token: Token) -> Result<(), FenceError> {
-        let mut tokens = self.tokens().clone();
-        tokens.insert(environment.to_owned(), token);
-        if tokens.len() > MAX_FENCES {
-            return Err(FenceError::TooMany);
+            sessions_so_far: *so_far,
         }
-        if let Some(file) = &self.file {
-            file.write(&tokens)
-                .map_err(|source| FenceError::NotWritten {
-                    path: file.path().to_owned(),
-                    source,
-                })?;
-        }
-        self.metrics
-            .fences
-            .set(crate::generation::count(tokens.len()));
-        *self.tokens() = tokens;
-        Ok(())
     }
 }
 

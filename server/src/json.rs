@@ -1,8 +1,8 @@
 //! The operators' messages as JSON: for commands and for the status page.
 
 use persist_pubsub_proto::admin_v1::{
-    Fence, FindingLevel, GenerationCensus, Session, Shard, StatusFinding, StatusGroup,
-    StatusSample, StatusSession, WatchStatusResponse,
+    Fence, FenceHolder, FindingLevel, GenerationCensus, GetServerInfoResponse, Replica, Session,
+    Shard, StatusFinding, StatusGroup, StatusSample, StatusSession, WatchStatusResponse,
 };
 use prost_types::{Duration, Timestamp};
 use serde_json::{Value, json};
@@ -16,6 +16,7 @@ pub(crate) fn session(s: &Session) -> Value {
         "subscriptions": s.subscriptions, "diffs_in": s.diffs_in, "bytes_in": s.bytes_in,
         "diffs_out": s.diffs_out, "bytes_out": s.bytes_out, "shards_behind": s.shards_behind,
         "behind_for": s.behind_for.map(|d| d.to_string()), "diffs_missed": s.diffs_missed,
+        "replica": s.replica,
     })
 }
 
@@ -25,30 +26,54 @@ pub(crate) fn shard(s: &Shard) -> Value {
         "oldest_seqno": s.oldest_seqno, "newest_seqno": s.newest_seqno,
         "log_entries": s.log_entries, "log_bytes": s.log_bytes, "held_back": s.held_back,
         "subscribers": s.subscribers, "diffs_per_second": s.diffs_per_second,
+        "replica": s.replica,
     })
 }
 
 /// Times are in seconds since the Unix epoch, and lengths of time in seconds:
 /// for a program that counts with them.
 pub(crate) fn status(s: &WatchStatusResponse) -> Value {
-    let server = s.server.as_ref().map(|server| {
-        json!({
-            "version": server.version, "instance_id": server.instance_id,
-            "started_at": server.started_at.as_ref().map(time), "state": server.state,
-            "listen_address": server.listen_address, "sessions": server.sessions,
-            "subscriptions": server.subscriptions, "shards": server.shards,
-            "log_bytes": server.log_bytes, "log_bytes_limit": server.log_bytes_limit,
-        })
-    });
     json!({
         "at": s.at.as_ref().map(time),
-        "server": server,
+        "server": s.server.as_ref().map(server),
+        "replicas": s.replicas.iter().map(replica).collect::<Vec<_>>(),
         "groups": s.groups.iter().map(group).collect::<Vec<_>>(),
         "groups_left_out": s.groups_left_out,
         "sessions": s.sessions.iter().filter_map(status_session).collect::<Vec<_>>(),
         "shards": s.shards.iter().map(shard).collect::<Vec<_>>(),
         "findings": s.findings.iter().map(finding).collect::<Vec<_>>(),
     })
+}
+
+fn server(s: &GetServerInfoResponse) -> Value {
+    json!({
+        "version": s.version, "instance_id": s.instance_id,
+        "started_at": s.started_at.as_ref().map(time), "state": s.state,
+        "listen_address": s.listen_address, "sessions": s.sessions,
+        "subscriptions": s.subscriptions, "shards": s.shards,
+        "log_bytes": s.log_bytes, "log_bytes_limit": s.log_bytes_limit,
+        "replica": s.replica,
+    })
+}
+
+fn replica(r: &Replica) -> Value {
+    json!({
+        "name": r.name, "instance_id": r.instance_id, "missing": r.missing,
+        "server": r.server.as_ref().map(server),
+    })
+}
+
+/// The replicas that hold a fence, or may not.
+pub(crate) fn holders(holders: &[FenceHolder]) -> Value {
+    let holder = |h: &FenceHolder| {
+        let of = h.replica.clone().unwrap_or_default();
+        json!({
+            "replica": of.name, "instance_id": of.instance_id, "missing": of.missing,
+            "confirmed": h.confirmed, "fence": h.fence.as_ref().map(fence),
+            "sessions_ended": h.sessions_ended,
+        })
+    };
+    holders.iter().map(holder).collect()
 }
 
 /// As in `status`.
@@ -75,6 +100,7 @@ pub(crate) fn census(c: &GenerationCensus) -> Value {
         "groups": c.groups.iter().map(group).collect::<Vec<_>>(),
         "groups_left_out": c.groups_left_out,
         "fences": c.fences.iter().map(fence).collect::<Vec<_>>(),
+        "replicas": c.replicas.iter().map(replica).collect::<Vec<_>>(),
     })
 }
 
@@ -96,6 +122,7 @@ fn group(g: &StatusGroup) -> Value {
         "publishes_per_second": g.publishes_per_second,
         "deliveries_per_second": g.deliveries_per_second,
         "last_publish": g.last_publish.as_ref().map(time), "diffs_missed": g.diffs_missed,
+        "replica": g.replica,
     })
 }
 
@@ -111,6 +138,7 @@ fn status_session(s: &StatusSession) -> Option<Value> {
         "behind_for": it.behind_for.as_ref().map(seconds), "diffs_missed": it.diffs_missed,
         "publishes_per_second": s.publishes_per_second,
         "deliveries_per_second": s.deliveries_per_second,
+        "replica": it.replica,
     }))
 }
 
@@ -120,7 +148,7 @@ fn finding(f: &StatusFinding) -> Value {
         FindingLevel::Warning => "warning",
         FindingLevel::Alarm => "alarm",
     };
-    json!({ "level": level, "what": f.what, "remedy": f.remedy })
+    json!({ "level": level, "what": f.what, "remedy": f.remedy, "replica": f.replica })
 }
 
 fn time(at: &Timestamp) -> f64 {

@@ -33,6 +33,7 @@ mod drain;
 mod environment;
 mod error;
 mod fence;
+mod fleet;
 mod frame;
 mod generation;
 mod happening;

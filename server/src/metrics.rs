@@ -253,6 +253,8 @@ impl SessionMetrics {
 #[derive(Clone, Debug)]
 pub(crate) struct FenceMetrics {
     pub(crate) fences: IntGauge,
+    pub(crate) unconfirmed: IntGauge,
+    pub(crate) in_jetstream: IntGauge,
     pub(crate) ended: IntCounter,
     pub(crate) refused: IntCounter,
 }
@@ -270,6 +272,16 @@ impl FenceMetrics {
                 registry,
                 "persist_pubsub_fences",
                 "Environments that have a fence.",
+            )?,
+            unconfirmed: gauge(
+                registry,
+                "persist_pubsub_fence_unconfirmed_replicas",
+                "Replicas that are not known to hold the fences that this one holds: they hold others, do not answer, or fell silent without a goodbye. 0 without a backplane.",
+            )?,
+            in_jetstream: gauge(
+                registry,
+                "persist_pubsub_fences_in_jetstream",
+                "1 while the fences are kept in a bucket of JetStream; 0: each replica keeps them, and a state file if it has one.",
             )?,
             ended: sessions.with_label_values(&["ended"]),
             refused: sessions.with_label_values(&["refused"]),

@@ -3,138 +3,56 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use persist_pubsub_proto::ShardId;
 use persist_pubsub_proto::admin_v1::admin_service_server::AdminService;
 use persist_pubsub_proto::admin_v1::{
-    self as pb, DrainRequest, DrainResponse, GetFenceRequest, GetFenceResponse,
+    self as pb, DrainRequest, DrainResponse, FenceAgreement, GetFenceRequest, GetFenceResponse,
     GetServerInfoRequest, GetServerInfoResponse, ListGenerationsRequest, ListGenerationsResponse,
     ListSessionsRequest, ListSessionsResponse, ListShardsRequest, ListShardsResponse,
     SetFenceRequest, SetFenceResponse, WatchGenerationsRequest, WatchGenerationsResponse,
     WatchShardsRequest, WatchShardsResponse, WatchStatusRequest, WatchStatusResponse,
 };
-use std::sync::atomic::Ordering::Relaxed;
-use tokio::time::Instant;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
-use super::Admin;
-use crate::clock;
+use super::{Admin, listing};
 use crate::fence::{FenceError, Order, Token};
-use crate::session::Session;
-use crate::topic::Topic;
+use crate::fleet::{Agreed, Holder, Scope, Shown, show_replica};
 
-/// The page that is given when none is asked, and the largest.
-const PAGE: u32 = 100;
-const MAX_PAGE: u32 = 1000;
 /// Bytes of the reason for a drain.
 const MAX_REASON: usize = 256;
-
-fn page_size(asked: u32) -> Result<usize, Status> {
-    match asked {
-        0 => Ok(PAGE as usize),
-        1..=MAX_PAGE => Ok(asked as usize),
-        _ => Err(Status::invalid_argument(format!(
-            "page_size is {asked}, at most {MAX_PAGE} is allowed"
-        ))),
-    }
-}
 
 #[tonic::async_trait]
 impl AdminService for Admin {
     async fn get_server_info(
         &self,
-        _: Request<GetServerInfoRequest>,
+        request: Request<GetServerInfoRequest>,
     ) -> Result<Response<GetServerInfoResponse>, Status> {
-        Ok(Response::new(self.facts.info()))
+        let request = request.into_inner();
+        let info = match self.facts.fleet.scope(&request.replica)? {
+            Scope::This | Scope::All => self.facts.info(),
+            Scope::One(peer) => self.gather.one(&peer, request).await?,
+        };
+        Ok(Response::new(info))
     }
 
     async fn list_sessions(
         &self,
         request: Request<ListSessionsRequest>,
     ) -> Result<Response<ListSessionsResponse>, Status> {
-        let request = request.into_inner();
-        let limit = page_size(request.page_size)?;
-        let mut after = match request.page_token.as_str() {
-            "" => 0,
-            token => token
-                .parse()
-                .map_err(|_| Status::invalid_argument("page_token is not one of ours"))?,
-        };
-        let now = Instant::now();
-        let mut sessions = Vec::new();
-        let mut next_page_token = String::new();
-        'pages: loop {
-            let page = self.facts.shared.census.page(after, limit);
-            let Some(last) = page.last() else { break };
-            after = last.id;
-            for session in page {
-                let Some(shown) = show_session(&session, now) else {
-                    continue;
-                };
-                if !request.environment.is_empty() && shown.environment != request.environment {
-                    continue;
-                }
-                if sessions.len() == limit {
-                    next_page_token = sessions
-                        .last()
-                        .map(|s: &pb::Session| s.session_id.to_string())
-                        .unwrap_or_default();
-                    break 'pages;
-                }
-                sessions.push(shown);
-            }
-        }
-        Ok(Response::new(ListSessionsResponse {
-            sessions,
-            next_page_token,
-        }))
+        let page = self.gather.page(request.into_inner(), |facts, request| {
+            listing::sessions(facts, request, usize::MAX)
+        });
+        Ok(Response::new(page.await?))
     }
 
     async fn list_shards(
         &self,
         request: Request<ListShardsRequest>,
     ) -> Result<Response<ListShardsResponse>, Status> {
-        let request = request.into_inner();
-        let limit = page_size(request.page_size)?;
-        let after = match request.page_token.as_str() {
-            "" => None,
-            token => Some(
-                token
-                    .split_at_checked(ShardId::TEXT_LEN)
-                    .and_then(|(shard, environment)| {
-                        Some((environment.to_owned(), shard.parse::<ShardId>().ok()?))
-                    })
-                    .ok_or_else(|| Status::invalid_argument("page_token is not one of ours"))?,
-            ),
-        };
-        let mut topics = Vec::new();
-        self.facts.shared.registry.for_each(|topic| {
-            let (environment, shard) = place(topic);
-            let wanted = (request.environment.is_empty() || environment == request.environment)
-                && shard.to_text().starts_with(request.shard_prefix.as_bytes())
-                && after
-                    .as_ref()
-                    .is_none_or(|(e, s)| (environment, shard) > (e.as_str(), *s));
-            if wanted {
-                topics.push(Arc::clone(topic));
-            }
+        let page = self.gather.page(request.into_inner(), |facts, request| {
+            listing::shards(facts, request, usize::MAX)
         });
-        let more = topics.len() > limit;
-        if more {
-            topics.select_nth_unstable_by(limit, |a, b| place(a).cmp(&place(b)));
-            topics.truncate(limit);
-        }
-        topics.sort_unstable_by(|a, b| place(a).cmp(&place(b)));
-        let next_page_token = topics
-            .last()
-            .filter(|_| more)
-            .map(|topic| format!("{}{}", topic.shard, topic.environment.name()))
-            .unwrap_or_default();
-        let now = Instant::now();
-        Ok(Response::new(ListShardsResponse {
-            shards: topics.iter().map(|t| show_shard(t, now)).collect(),
-            next_page_token,
-        }))
+        Ok(Response::new(page.await?))
     }
 
     async fn drain(
@@ -185,13 +103,13 @@ impl AdminService for Admin {
 
     async fn watch_status(
         &self,
-        _: Request<WatchStatusRequest>,
+        request: Request<WatchStatusRequest>,
     ) -> Result<Response<Self::WatchStatusStream>, Status> {
-        let watcher = self.board.watch();
-        let messages =
-            super::watch::status(watcher, self.facts.drain.clone(), |status, samples| {
-                Ok(status.message(samples))
-            });
+        let scope = self.facts.fleet.scope(&request.into_inner().replica)?;
+        let view = self.gather.status(scope);
+        let messages = super::watch::looks(view, self.facts.drain.clone(), |view| {
+            Box::pin(async { Some(view.next().await?.map(Shown::into_message)) })
+        });
         Ok(Response::new(Box::pin(messages)))
     }
 
@@ -199,14 +117,15 @@ impl AdminService for Admin {
         &self,
         request: Request<ListGenerationsRequest>,
     ) -> Result<Response<ListGenerationsResponse>, Status> {
-        let environment = request.into_inner().environment;
-        let mut watcher = self.board.watch();
-        // What was done between two looks are the rates.
+        let request = request.into_inner();
+        let scope = self.facts.fleet.scope(&request.replica)?;
+        let mut view = self.gather.census(scope, request.environment);
         let leaving = || Status::unavailable("the server is going");
-        watcher.next().await.ok_or_else(leaving)?;
-        let (status, _) = watcher.next().await.ok_or_else(leaving)?;
+        // What was done between two looks are the rates.
+        view.next().await.ok_or_else(leaving)??;
+        let census = view.next().await.ok_or_else(leaving)??;
         Ok(Response::new(ListGenerationsResponse {
-            census: Some(status.generations(&environment)),
+            census: Some(census),
         }))
     }
 
@@ -217,11 +136,15 @@ impl AdminService for Admin {
         &self,
         request: Request<WatchGenerationsRequest>,
     ) -> Result<Response<Self::WatchGenerationsStream>, Status> {
-        let environment = request.into_inner().environment;
-        let watcher = self.board.watch();
-        let messages = super::watch::status(watcher, self.facts.drain.clone(), move |status, _| {
-            Ok(WatchGenerationsResponse {
-                census: Some(status.generations(&environment)),
+        let request = request.into_inner();
+        let scope = self.facts.fleet.scope(&request.replica)?;
+        let view = self.gather.census(scope, request.environment);
+        let messages = super::watch::looks(view, self.facts.drain.clone(), |view| {
+            Box::pin(async {
+                let census = view.next().await?;
+                Some(census.map(|census| WatchGenerationsResponse {
+                    census: Some(census),
+                }))
             })
         });
         Ok(Response::new(Box::pin(messages)))
@@ -231,10 +154,58 @@ impl AdminService for Admin {
         &self,
         request: Request<GetFenceRequest>,
     ) -> Result<Response<GetFenceResponse>, Status> {
-        let environment = self.environment(request.into_inner().environment);
-        let token = self.facts.shared.fences.get(&environment);
+        let request = request.into_inner();
+        let environment = self.environment(request.environment);
+        let fleet = &self.facts.fleet;
+        let (fence, mut parts, missing) = match fleet.scope(&request.replica)? {
+            Scope::One(peer) => {
+                let request = GetFenceRequest {
+                    environment,
+                    ..GetFenceRequest::default()
+                };
+                let answer = self.gather.one(&peer, request).await?;
+                (answer.fence.clone(), vec![(peer, Ok(answer))], Vec::new())
+            }
+            scope => {
+                let fence = self.facts.fence(&environment);
+                let mut parts = Vec::new();
+                let mut missing = Vec::new();
+                if let Some(me) = fleet.me() {
+                    let answer = GetFenceResponse {
+                        fence: fence.clone(),
+                        ..GetFenceResponse::default()
+                    };
+                    parts.push((me.clone(), Ok(answer)));
+                }
+                if scope == Scope::All {
+                    let (others, silent) = self.gather.fences(&environment).await;
+                    parts.extend(others);
+                    missing = silent;
+                }
+                (fence, parts, missing)
+            }
+        };
+        parts.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
+        let stands = token(fence.as_ref());
+        let holders = parts.into_iter().map(|(peer, answer)| match answer {
+            Ok(answer) => pb::FenceHolder {
+                confirmed: token(answer.fence.as_ref()).covers(stands),
+                replica: Some(show_replica(&peer, "")),
+                fence: answer.fence,
+                sessions_ended: 0,
+            },
+            Err(status) => pb::FenceHolder {
+                replica: Some(show_replica(&peer, status.message())),
+                ..pb::FenceHolder::default()
+            },
+        });
+        let missing = missing.into_iter().map(|replica| pb::FenceHolder {
+            replica: Some(replica),
+            ..pb::FenceHolder::default()
+        });
         Ok(Response::new(GetFenceResponse {
-            fence: token.map(|token| show_fence(environment, token)),
+            holders: holders.chain(missing).collect(),
+            fence,
         }))
     }
 
@@ -249,18 +220,11 @@ impl AdminService for Admin {
             unknown_v0: request.unknown_v0,
             force_was: request.force_was,
         };
-        let shared = Arc::clone(&self.facts.shared);
-        let fenced = environment.clone();
-        let set = move || shared.fences.set(&fenced, order, &shared.census);
-        let survives_restart = self.facts.shared.fences.survive();
-        let raised = if survives_restart {
-            // It writes a file. A caller that goes meanwhile does not cut it off.
-            let set = tokio::task::spawn_blocking(set).await;
-            set.map_err(|e| Status::internal(e.to_string()))?
-        } else {
-            set()
-        }
-        .map_err(|e| {
+        let (agreement, of) = (Arc::clone(&self.agreement), environment.clone());
+        // A caller that goes meanwhile does not cut it off.
+        let set = tokio::spawn(async move { agreement.set(&of, order).await });
+        let set = set.await.map_err(|e| Status::internal(e.to_string()))?;
+        let agreed = set.map_err(|e| {
             let why = e.to_string();
             match e {
                 FenceError::Name | FenceError::NoGeneration => Status::invalid_argument(why),
@@ -271,12 +235,7 @@ impl AdminService for Admin {
                 FenceError::NotWritten { .. } => Status::internal(why),
             }
         })?;
-        Ok(Response::new(SetFenceResponse {
-            fence: Some(show_fence(environment, raised.token)),
-            changed: raised.changed,
-            sessions_ended: raised.sessions as u64,
-            survives_restart,
-        }))
+        Ok(Response::new(self.show_agreed(environment, agreed)))
     }
 }
 
@@ -289,6 +248,60 @@ impl Admin {
             named
         }
     }
+
+    fn show_agreed(&self, environment: String, agreed: Agreed) -> SetFenceResponse {
+        let Agreed { raised, .. } = agreed;
+        let in_jetstream = agreed.in_jetstream.is_ok();
+        let ended = agreed.holders.iter().filter_map(|holder| {
+            let (_, sessions) = holder.holds.as_ref().ok()?;
+            Some(*sessions as u64)
+        });
+        let holders = |holder: &Holder| show_holder(&environment, holder, raised.token);
+        SetFenceResponse {
+            changed: raised.changed,
+            sessions_ended: match agreed.holders.is_empty() {
+                true => raised.sessions as u64,
+                false => ended.sum(),
+            },
+            survives_restart: in_jetstream || self.facts.shared.fences.survive(),
+            holders: agreed.holders.iter().map(holders).collect(),
+            agreement: match (self.facts.fleet.me(), in_jetstream) {
+                (None, _) => FenceAgreement::Unspecified,
+                (Some(_), true) => FenceAgreement::Jetstream,
+                (Some(_), false) => FenceAgreement::Replicas,
+            }
+            .into(),
+            confirmed_by_all: agreed.by_all,
+            not_in_jetstream: agreed.in_jetstream.err().unwrap_or_default(),
+            fence: Some(show_fence(environment, raised.token)),
+        }
+    }
+}
+
+fn show_holder(environment: &str, holder: &Holder, stands: Token) -> pb::FenceHolder {
+    let confirmed = holder.confirms(stands);
+    match &holder.holds {
+        Ok((token, sessions)) => pb::FenceHolder {
+            replica: Some(show_replica(&holder.peer, "")),
+            confirmed,
+            fence: Some(show_fence(environment.to_owned(), *token)),
+            sessions_ended: *sessions as u64,
+        },
+        Err(why) => pb::FenceHolder {
+            replica: Some(show_replica(&holder.peer, why.as_str())),
+            ..pb::FenceHolder::default()
+        },
+    }
+}
+
+/// The token of a fence that is shown, as far as it is shown.
+fn token(fence: Option<&pb::Fence>) -> Token {
+    fence.map_or_else(Token::default, |fence| Token {
+        generation: fence.generation,
+        epoch: fence.epoch,
+        unknown_v0: fence.unknown_v0,
+        forced: 0,
+    })
 }
 
 pub(super) fn show_fence(environment: String, token: Token) -> pb::Fence {
@@ -297,54 +310,5 @@ pub(super) fn show_fence(environment: String, token: Token) -> pb::Fence {
         generation: token.generation,
         epoch: token.epoch,
         unknown_v0: token.unknown_v0,
-    }
-}
-
-/// Where a shard stands in a list.
-fn place(topic: &Topic) -> (&str, ShardId) {
-    (topic.environment.name(), topic.shard)
-}
-
-/// A session as operators see it. None: it has not said who it is.
-pub(crate) fn show_session(session: &Session, now: Instant) -> Option<pb::Session> {
-    let profile = session.profile()?;
-    let traffic = &session.traffic;
-    let (shards_behind, since) = session.behind();
-    Some(pb::Session {
-        session_id: session.id,
-        caller_id: profile.caller_id.clone(),
-        wire_version: session.wire.as_str().to_owned(),
-        environment: profile.environment.name().to_owned(),
-        generation: profile.generation,
-        role: profile.role.clone(),
-        mode: session.mode().as_str().to_owned(),
-        client_version: profile.client_version.clone(),
-        address: session.address.to_string(),
-        connected_since: Some(clock::timestamp(session.connected_at)),
-        subscriptions: session.subscriptions() as u64,
-        diffs_in: traffic.diffs_in.load(Relaxed),
-        bytes_in: traffic.bytes_in.load(Relaxed),
-        diffs_out: traffic.diffs_out.load(Relaxed),
-        bytes_out: traffic.bytes_out.load(Relaxed),
-        shards_behind: shards_behind as u64,
-        behind_for: since.and_then(|since| now.duration_since(since).try_into().ok()),
-        diffs_missed: traffic.missed.load(Relaxed),
-        identity: session.caller.name().unwrap_or_default().to_owned(),
-    })
-}
-
-pub(crate) fn show_shard(topic: &Topic, now: Instant) -> pb::Shard {
-    let status = topic.status(now);
-    pb::Shard {
-        environment: topic.environment.name().to_owned(),
-        shard_id: topic.shard.to_string(),
-        head_seqno: status.head,
-        oldest_seqno: status.oldest,
-        newest_seqno: status.newest,
-        log_entries: status.entries as u64,
-        log_bytes: status.bytes as u64,
-        held_back: status.held as u64,
-        subscribers: status.subscribers as u64,
-        diffs_per_second: status.rate,
     }
 }

@@ -3,6 +3,7 @@
 mod calls;
 mod guard;
 mod http;
+pub(crate) mod listing;
 mod page;
 mod watch;
 
@@ -21,11 +22,11 @@ use crate::access::Access;
 use crate::backplane::Backplane;
 use crate::clock;
 use crate::drain::Drain;
+use crate::fleet::{Agreement, Fleet, Gather};
 use crate::metrics::ScrapeMetrics;
 use crate::session::Shared;
-use crate::status::Board;
 use calls::show_fence;
-pub(crate) use calls::{show_session, show_shard};
+pub(crate) use listing::{show_session, show_shard};
 
 /// What is to be told of the server.
 #[derive(Clone, Debug)]
@@ -37,6 +38,7 @@ pub(crate) struct Facts {
     pub(crate) started: Instant,
     pub(crate) data_addr: SocketAddr,
     pub(crate) v0_environment: String,
+    pub(crate) fleet: Fleet,
     /// None: there are no other replicas.
     pub(crate) backplane: Option<Arc<Backplane>>,
 }
@@ -60,11 +62,18 @@ impl Facts {
             shards: registry.topics() as u64,
             log_bytes: registry.log_bytes() as u64,
             log_bytes_limit: registry.log_bytes_limit() as u64,
+            replica: self.fleet.own().name.clone(),
         }
     }
 }
 
 impl Facts {
+    /// The fence of an environment.
+    pub(crate) fn fence(&self, environment: &str) -> Option<pb::Fence> {
+        let token = self.shared.fences.get(environment)?;
+        Some(show_fence(environment.to_owned(), token))
+    }
+
     /// All fences, by environment.
     pub(crate) fn fences(&self) -> Vec<pb::Fence> {
         let fences = self.shared.fences.all();
@@ -79,7 +88,8 @@ impl Facts {
 #[derive(Clone, Debug)]
 pub(crate) struct Admin {
     pub(crate) facts: Facts,
-    pub(crate) board: Arc<Board>,
+    pub(crate) gather: Gather,
+    pub(crate) agreement: Arc<Agreement>,
     pub(crate) scrape: ScrapeMetrics,
     pub(crate) metrics: prometheus::Registry,
 }

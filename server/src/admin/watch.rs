@@ -1,20 +1,20 @@
-//! What happens on shards, as a stream.
+//! What happens on shards, and how the server is, as streams.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::unfold;
 use persist_pubsub_proto::ShardId;
-use persist_pubsub_proto::admin_v1::{ShardEvent, StatusSample, WatchShardsResponse};
-use tokio::sync::{broadcast, mpsc};
+use persist_pubsub_proto::admin_v1::{ShardEvent, WatchShardsResponse};
+use tokio::sync::broadcast;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
-use tokio_stream::wrappers::{BroadcastStream, ReceiverStream};
-use tokio_stream::{Stream, StreamExt};
 
 use crate::clock::{self, Clock};
 use crate::drain::{Drain, DrainState};
 use crate::happening::{Happening, What};
-use crate::status::{Status, Watcher};
 use crate::topic::Verdict;
 
 /// The happenings of one shard, or of all; of one environment, or of all
@@ -26,7 +26,8 @@ pub(super) fn shards(
     drain: Drain,
     clock: Clock,
 ) -> impl Stream<Item = Result<WatchShardsResponse, tonic::Status>> {
-    let events = BroadcastStream::new(happenings).filter_map(move |happening| match happening {
+    let events = BroadcastStream::new(happenings);
+    let events = tokio_stream::StreamExt::filter_map(events, move |happening| match happening {
         Ok(h) => {
             let wanted = (environment.is_empty() || h.environment.name() == environment)
                 && shard.is_none_or(|shard| shard == h.shard);
@@ -39,54 +40,22 @@ pub(super) fn shards(
             ..WatchShardsResponse::default()
         })),
     });
-    Until {
-        events,
-        end: Box::pin(async move { drain.reached(DrainState::Closed).await }),
-    }
+    events.take_until(async move { drain.reached(DrainState::Closed).await })
 }
 
-/// How the server is, as often as it is looked at, as `show` tells it. Ends
-/// when the server is closed.
-pub(super) fn status<T: Send + 'static>(
-    mut watcher: Watcher,
+/// What a view shows, look after look, as `next` makes it. What the caller is
+/// too slow for is not made. Ends when there is no next one, or the server is
+/// closed.
+pub(super) fn looks<V: Send + 'static, T: Send + 'static>(
+    view: V,
     drain: Drain,
-    show: impl Fn(&Status, Vec<StatusSample>) -> T + Send + Sync + 'static,
-) -> impl Stream<Item = T> {
-    // What the caller is too slow for is not made.
-    let (told, stream) = mpsc::channel(1);
-    tokio::spawn(async move {
-        let telling = async {
-            while let Ok(room) = told.reserve().await {
-                let Some((status, samples)) = watcher.next().await else {
-                    return;
-                };
-                room.send(show(&status, samples));
-            }
-        };
-        tokio::select! {
-            () = telling => {}
-            () = told.closed() => {}
-            () = drain.reached(DrainState::Closed) => {}
-        }
+    next: impl for<'a> Fn(&'a mut V) -> BoxFuture<'a, Option<T>> + Send + Sync + Copy + 'static,
+) -> impl Stream<Item = T> + Send {
+    let looks = unfold(view, move |mut view| async move {
+        let look = next(&mut view).await?;
+        Some((look, view))
     });
-    ReceiverStream::new(stream)
-}
-
-/// A stream that ends with a future.
-struct Until<S> {
-    events: S,
-    end: Pin<Box<dyn Future<Output = ()> + Send>>,
-}
-
-impl<S: Stream + Unpin> Stream for Until<S> {
-    type Item = S::Item;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
-        if self.end.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(None);
-        }
-        Pin::new(&mut self.events).poll_next(cx)
-    }
+    looks.take_until(async move { drain.reached(DrainState::Closed).await })
 }
 
 fn show(h: &Happening, now: SystemTime) -> WatchShardsResponse {

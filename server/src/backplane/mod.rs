@@ -315,6 +315,16 @@ impl Backplane {
         held
     }
 
+    /// The other replicas, and when each was heard of last.
+    pub(crate) fn heard(&self) -> Vec<(Peer, Instant)> {
+        self.peers.heard_of()
+    }
+
+    /// The instances that said goodbye since this was asked last.
+    pub(crate) fn take_left(&self) -> Vec<String> {
+        self.peers.take_left()
+    }
+
     /// The other replicas, by name.
     pub(crate) fn peers(&self) -> Vec<Peer> {
         self.peers.all()

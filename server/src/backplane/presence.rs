@@ -37,6 +37,8 @@ pub(crate) struct Peer {
 #[derive(Debug, Default)]
 pub(super) struct Peers {
     known: Mutex<HashMap<String, Known>>,
+    /// The instances that said goodbye, until somebody asks. At most `MOST`.
+    left: Mutex<Vec<String>>,
 }
 
 #[derive(Debug)]
@@ -73,7 +75,13 @@ impl Peers {
         let mut known = self.lock();
         if presence.leaves {
             return match known.remove(&instance) {
-                Some(_) => News::Left,
+                Some(_) => {
+                    let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+                    let beyond = (left.len() + 1).saturating_sub(MOST);
+                    left.drain(..beyond);
+                    left.push(instance);
+                    News::Left
+                }
                 None => News::Nothing,
             };
         }
@@ -107,6 +115,20 @@ impl Peers {
         let mut known = self.lock();
         let silent = known.extract_if(|_, k| now.duration_since(k.heard_at) > LAPSE);
         silent.map(|(_, known)| known.peer).collect()
+    }
+
+    /// The instances that said goodbye since this was asked last.
+    pub(super) fn take_left(&self) -> Vec<String> {
+        std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Those that are here, and when each was heard of last.
+    pub(super) fn heard_of(&self) -> Vec<(Peer, Instant)> {
+        let known = self.lock();
+        known
+            .values()
+            .map(|k| (k.peer.clone(), k.heard_at))
+            .collect()
     }
 
     /// Those that are here, by name.

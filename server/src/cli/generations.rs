@@ -9,7 +9,7 @@ use persist_pubsub_proto::admin_v1::{
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{Code, Status};
 
-use super::target::AdminPort;
+use super::target::{AdminPort, OfReplica, say_missing};
 use super::{Failure, Format, fence, listing};
 use crate::config::InvalidConfig;
 use crate::json;
@@ -49,12 +49,24 @@ pub(crate) struct GenerationsArgs {
     /// With --wait-gone: for so long
     #[arg(long, value_name = "DURATION", value_parser = duration, env = "PERSIST_PUBSUB_TIMEOUT", default_value = "60s")]
     timeout: Duration,
+    #[command(flatten)]
+    belief: Belief,
+    #[command(flatten)]
+    of: OfReplica,
+}
+
+/// What is enough to take a generation for gone.
+#[derive(Debug, Default, Args)]
+struct Belief {
     /// With --wait-gone: a server that has run for less has not heard from everybody yet, and is not believed
     #[arg(long, value_name = "DURATION", value_parser = duration, env = "PERSIST_PUBSUB_SETTLE", default_value = "10s")]
     settle: Duration,
     /// With --wait-gone: do not wait for v0 sessions of unknown generation
     #[arg(long, env = "PERSIST_PUBSUB_KNOWN_ONLY", requires = "wait_gone")]
     known_only: bool,
+    /// With --wait-gone: do not wait for replicas that fell silent without a goodbye: they were killed
+    #[arg(long, env = "PERSIST_PUBSUB_PASS_OVER_LOST", requires = "wait_gone")]
+    pass_over_lost: bool,
 }
 
 /// A generation is not known to be gone, and the time is over.
@@ -72,21 +84,27 @@ pub(super) async fn run(args: GenerationsArgs) -> Result<(), Failure> {
     let mut client = args.admin.connect().await?;
     let environment = args.environment.clone();
     if !args.watch {
-        let request = ListGenerationsRequest { environment };
+        let request = ListGenerationsRequest {
+            environment,
+            replica: args.of.named(),
+        };
         let answer = client
             .list_generations(request)
             .await
             .map_err(|status| told(&status))?;
-        return print(args.format, &answer.into_inner().census.unwrap_or_default());
+        return print(&args, &answer.into_inner().census.unwrap_or_default());
     }
-    let request = WatchGenerationsRequest { environment };
+    let request = WatchGenerationsRequest {
+        environment,
+        replica: args.of.named(),
+    };
     let answer = client
         .watch_generations(request)
         .await
         .map_err(|status| told(&status))?;
     let mut messages = answer.into_inner();
     while let Some(message) = messages.message().await.map_err(|status| told(&status))? {
-        print(args.format, &message.census.unwrap_or_default())?;
+        print(&args, &message.census.unwrap_or_default())?;
         if args.format == Format::Text {
             println!();
         }
@@ -98,11 +116,14 @@ fn told(status: &Status) -> Failure {
     status.message().to_owned().into()
 }
 
-fn print(format: Format, census: &GenerationCensus) -> Result<(), Failure> {
-    if format == Format::Json {
+fn print(args: &GenerationsArgs, census: &GenerationCensus) -> Result<(), Failure> {
+    args.of.check(&census.replicas)?;
+    say_missing(&census.replicas);
+    if args.format == Format::Json {
         return listing::print_lines([json::census(census)].into_iter());
     }
-    listing::table(
+    listing::table_of(
+        &census.replicas,
         &[
             "ENVIRONMENT",
             "GENERATION",
@@ -116,7 +137,7 @@ fn print(format: Format, census: &GenerationCensus) -> Result<(), Failure> {
             "OUT/S",
             "PUBLISHED",
         ],
-        census.groups.iter().map(row),
+        census.groups.iter().map(|g| (&g.replica, row(g))),
     )?;
     if census.groups_left_out > 0 {
         println!("and {} groups more", census.groups_left_out);
@@ -204,11 +225,13 @@ async fn watch_until_gone(
     })?;
     let request = WatchGenerationsRequest {
         environment: args.environment.clone(),
+        replica: args.of.named(),
     };
     let mut messages = client.watch_generations(request).await?.into_inner();
     while let Some(message) = messages.message().await? {
         let census = message.census.unwrap_or_default();
-        match remains(&census, generation, args.settle, args.known_only) {
+        args.of.check(&census.replicas).map_err(Lost::ForGood)?;
+        match remains(&args.belief, &census, generation) {
             None => return Ok(()),
             Some(remains) => *why = remains,
         }
@@ -217,12 +240,7 @@ async fn watch_until_gone(
 }
 
 /// What keeps a generation from being gone. None: it is.
-fn remains(
-    census: &GenerationCensus,
-    generation: u64,
-    settle: Duration,
-    known_only: bool,
-) -> Option<String> {
+fn remains(belief: &Belief, census: &GenerationCensus, generation: u64) -> Option<String> {
     let sessions = |wanted: &dyn Fn(&StatusGroup) -> bool| -> u64 {
         let groups = census.groups.iter().filter(|group| wanted(group));
         groups.map(|group| group.sessions).sum()
@@ -230,7 +248,7 @@ fn remains(
     let known = sessions(&|group| group.generation.is_some_and(|g| g <= generation));
     // v1 sessions that name no generation are operators' tools.
     let unknown = sessions(&|group| group.generation.is_none() && group.wire_version == "v0");
-    let unknown = if known_only { 0 } else { unknown };
+    let unknown = if belief.known_only { 0 } else { unknown };
     let mut remains = Vec::new();
     if known > 0 {
         remains.push(format!(
@@ -245,8 +263,15 @@ fn remains(
     if census.groups_left_out > 0 {
         remains.push("there are more kinds of sessions than the server tells".to_owned());
     }
+    for replica in census.replicas.iter().filter(|r| !r.missing.is_empty()) {
+        // Nobody knows of one that fell silent whether it serves on.
+        if replica.silent && belief.pass_over_lost {
+            continue;
+        }
+        remains.push(format!("replica {}: {}", replica.name, replica.missing));
+    }
     let running = census.server_running_for.unwrap_or_default();
-    if Duration::try_from(running).unwrap_or_default() < settle {
+    if Duration::try_from(running).unwrap_or_default() < belief.settle {
         remains.push("the server has only just started (--settle)".to_owned());
     }
     (!remains.is_empty()).then(|| remains.join("; "))
@@ -254,6 +279,8 @@ fn remains(
 
 #[cfg(test)]
 mod tests {
+    use persist_pubsub_proto::admin_v1::Replica;
+
     use super::*;
 
     fn group(generation: Option<u64>, wire: &str) -> StatusGroup {
@@ -275,8 +302,14 @@ mod tests {
 
     #[test]
     fn who_keeps_a_generation_from_being_gone() {
-        let settle = Duration::from_secs(10);
-        let remains = |census: &GenerationCensus, known| remains(census, 2, settle, known);
+        let remains = |census: &GenerationCensus, known_only| {
+            let belief = Belief {
+                settle: Duration::from_secs(10),
+                known_only,
+                pass_over_lost: false,
+            };
+            remains(&belief, census, 2)
+        };
         for (groups, known_only, gone) in [
             (vec![], false, true),
             (vec![group(Some(3), "v1"), group(None, "v1")], false, true),
@@ -298,5 +331,33 @@ mod tests {
             ..census(&[])
         };
         assert!(remains(&young, true).is_some());
+    }
+
+    /// What a replica has that does not answer is not known.
+    #[test]
+    fn a_replica_that_is_missing_may_have_it() {
+        let replica = |missing: &str, silent| Replica {
+            name: "b".to_owned(),
+            missing: missing.to_owned(),
+            silent,
+            ..Replica::default()
+        };
+        for (replicas, pass_over_lost, gone) in [
+            (vec![replica("", false)], false, true),
+            (vec![replica("no answer", false)], true, false),
+            (vec![replica("not heard of", true)], false, false),
+            (vec![replica("not heard of", true)], true, true),
+        ] {
+            let census = GenerationCensus {
+                replicas,
+                ..census(&[])
+            };
+            let belief = Belief {
+                pass_over_lost,
+                ..Belief::default()
+            };
+            let remains = remains(&belief, &census, 2);
+            assert_eq!(remains.is_none(), gone, "{census:?}: {remains:?}");
+        }
     }
 }

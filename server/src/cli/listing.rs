@@ -4,10 +4,13 @@ use std::io::Write;
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
-use persist_pubsub_proto::admin_v1::{ListSessionsRequest, ListShardsRequest, Session, Shard};
+use persist_pubsub_proto::admin_v1::{
+    ListSessionsRequest, ListShardsRequest, Replica, Session, Shard,
+};
 use serde_json::Value;
+use tonic::Status;
 
-use super::target::AdminPort;
+use super::target::{AdminPort, OfReplica, say_missing};
 use super::{Failure, Format};
 use crate::json;
 
@@ -54,24 +57,30 @@ struct ListArgs {
         default_value_t = 1000
     )]
     limit: usize,
+    #[command(flatten)]
+    of: OfReplica,
 }
 
 pub(super) async fn sessions(args: SessionsArgs) -> Result<(), Failure> {
     let client = args.admin.connect().await?;
     let list = args.list;
-    let rows = pages(list.limit, async |page_token| {
+    let (mut rows, replicas) = pages(&list, async |page_token| {
         let request = ListSessionsRequest {
             environment: list.environment.clone(),
             page_size: PAGE,
             page_token,
+            replica: list.of.named(),
         };
-        let page = client.clone().list_sessions(request).await?.into_inner();
-        Ok((page.sessions, page.next_page_token))
+        let page = client.clone().list_sessions(request).await;
+        let page = page.map_err(told)?.into_inner();
+        Ok((page.sessions, page.next_page_token, page.replicas))
     })
     .await?;
+    rows.sort_by(|a, b| (&a.replica, a.session_id).cmp(&(&b.replica, b.session_id)));
     match list.format {
         Format::Json => print_lines(rows.iter().map(json::session)),
-        Format::Text => table(
+        Format::Text => table_of(
+            &replicas,
             &[
                 "ID",
                 "WIRE",
@@ -88,7 +97,7 @@ pub(super) async fn sessions(args: SessionsArgs) -> Result<(), Failure> {
                 "BEHIND",
                 "MISSED",
             ],
-            rows.iter().map(session_row),
+            rows.iter().map(|s| (&s.replica, session_row(s))),
         ),
     }
 }
@@ -96,20 +105,28 @@ pub(super) async fn sessions(args: SessionsArgs) -> Result<(), Failure> {
 pub(super) async fn shards(args: ShardsArgs) -> Result<(), Failure> {
     let client = args.admin.connect().await?;
     let list = args.list;
-    let rows = pages(list.limit, async |page_token| {
+    let (mut rows, replicas) = pages(&list, async |page_token| {
         let request = ListShardsRequest {
             environment: list.environment.clone(),
             shard_prefix: args.prefix.clone(),
             page_size: PAGE,
             page_token,
+            replica: list.of.named(),
         };
-        let page = client.clone().list_shards(request).await?.into_inner();
-        Ok((page.shards, page.next_page_token))
+        let page = client.clone().list_shards(request).await;
+        let page = page.map_err(told)?.into_inner();
+        Ok((page.shards, page.next_page_token, page.replicas))
     })
     .await?;
+    // What each replica has of a shard stands together.
+    rows.sort_by(|a, b| {
+        let place = |s: &'_ Shard| (s.environment.clone(), s.shard_id.clone(), s.replica.clone());
+        place(a).cmp(&place(b))
+    });
     match list.format {
         Format::Json => print_lines(rows.iter().map(json::shard)),
-        Format::Text => table(
+        Format::Text => table_of(
+            &replicas,
             &[
                 "ENVIRONMENT",
                 "SHARD",
@@ -121,28 +138,53 @@ pub(super) async fn shards(args: ShardsArgs) -> Result<(), Failure> {
                 "SUBSCRIBERS",
                 "RATE/S",
             ],
-            rows.iter().map(shard_row),
+            rows.iter().map(|s| (&s.replica, shard_row(s))),
         ),
     }
 }
 
-/// Up to `limit` rows, page by page. `fetch` takes a page's token and returns
-/// its rows and the next page's token, which is empty behind the last.
+/// As many rows as are wanted, page by page, and the replicas that they are of.
+/// `fetch` takes a page's token and returns its rows, the next page's token,
+/// which is empty behind the last, and the page's replicas. Says which replicas
+/// are missing.
 async fn pages<Row>(
-    limit: usize,
-    fetch: impl AsyncFn(String) -> Result<(Vec<Row>, String), Failure>,
-) -> Result<Vec<Row>, Failure> {
+    list: &ListArgs,
+    fetch: impl AsyncFn(String) -> Result<(Vec<Row>, String, Vec<Replica>), Failure>,
+) -> Result<(Vec<Row>, Vec<Replica>), Failure> {
     let mut rows = Vec::new();
+    let mut replicas = Vec::new();
     let mut token = String::new();
     loop {
-        let (page, next) = fetch(token).await?;
+        let (page, next, of) = fetch(token).await?;
         rows.extend(page);
-        if next.is_empty() || rows.len() >= limit {
-            rows.truncate(limit);
-            return Ok(rows);
+        replicas.extend(of);
+        if next.is_empty() || rows.len() >= list.limit {
+            rows.truncate(list.limit);
+            list.of.check(&replicas)?;
+            say_missing(&replicas);
+            return Ok((rows, replicas));
         }
         token = next;
     }
+}
+
+/// What a server said when it refused.
+pub(super) fn told(status: Status) -> Failure {
+    status.message().to_owned().into()
+}
+
+/// A table; where there are replicas, with theirs in the first column.
+pub(super) fn table_of<'a>(
+    replicas: &[Replica],
+    head: &[&str],
+    rows: impl Iterator<Item = (&'a String, Vec<String>)>,
+) -> Result<(), Failure> {
+    if replicas.is_empty() {
+        return table(head, rows.map(|(_, row)| row));
+    }
+    let head = [&["REPLICA"], head].concat();
+    let named = |(replica, row): (&String, Vec<String>)| [vec![replica.clone()], row].concat();
+    table(&head, rows.map(named))
 }
 
 pub(super) fn since(at: Option<prost_types::Timestamp>) -> String {

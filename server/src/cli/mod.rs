@@ -110,7 +110,7 @@ pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Parses the command line, runs the command, and returns the exit code: 0,
 /// 1 if the command failed, 2 if the command line is wrong, 3 if what was
-/// waited for did not come in time.
+/// waited for did not come in time, or not from every replica.
 #[must_use]
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
@@ -149,7 +149,7 @@ pub fn run() -> ExitCode {
             eprintln!("error: {e}");
             if e.is::<crate::config::InvalidConfig>() {
                 ExitCode::from(2)
-            } else if e.is::<generations::NotGone>() {
+            } else if e.is::<generations::NotGone>() || e.is::<fence::NotConfirmed>() {
                 ExitCode::from(3)
             } else {
                 ExitCode::FAILURE

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use persist_pubsub_client::{Config, Tls, Token};
+use persist_pubsub_proto::admin_v1::Replica;
 use persist_pubsub_proto::admin_v1::admin_service_client::AdminServiceClient;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::interceptor::InterceptedService;
@@ -89,6 +90,47 @@ impl AdminPort {
     pub(crate) async fn connect(&self) -> Result<AdminServiceClient<Authorized>, Failure> {
         let channel = self.credentials.connect("--admin", &self.admin).await?;
         Ok(AdminServiceClient::new(channel))
+    }
+}
+
+/// Which replicas a command is about, where several serve as one (--backplane).
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct OfReplica {
+    /// Of this replica alone, by its name or instance id; "this": of the one that is asked; otherwise of all
+    #[arg(
+        long,
+        value_name = "NAME|all",
+        env = "PERSIST_PUBSUB_REPLICA",
+        default_value = ""
+    )]
+    replica: String,
+}
+
+impl OfReplica {
+    /// As a request says it.
+    pub(crate) fn named(&self) -> String {
+        self.replica.clone()
+    }
+
+    /// Refuses the answer of a server that knows nothing of replicas, when one
+    /// was asked for.
+    pub(crate) fn check(&self, replicas: &[Replica]) -> Result<(), Failure> {
+        let one = !matches!(self.replica.as_str(), "" | "all" | "this");
+        if one && replicas.is_empty() {
+            return Err(format!(
+                "the server has no replicas, so that none is called '{}'",
+                self.replica
+            )
+            .into());
+        }
+        Ok(())
+    }
+}
+
+/// Says on standard error what is not in an answer.
+pub(crate) fn say_missing(replicas: &[Replica]) {
+    for replica in replicas.iter().filter(|r| !r.missing.is_empty()) {
+        eprintln!("not asked: {}: {}", replica.name, replica.missing);
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::check::{bytes, within};
 use super::{Config, InvalidConfig};
+use crate::fleet::RESERVED;
 use crate::reload::File;
 use crate::units::{duration, size};
 
@@ -152,6 +153,17 @@ impl BackplaneConfig {
                     allowed: format!("1 to {most} printable ASCII characters without spaces"),
                 });
             }
+        }
+        let name = self.replica_name.as_deref().unwrap_or_default();
+        if RESERVED.contains(&name) {
+            return Err(InvalidConfig {
+                flag: "--replica-name",
+                value: name.to_owned(),
+                allowed: format!(
+                    "'{}' mean something else to operators' commands",
+                    RESERVED.join("' and '")
+                ),
+            });
         }
         let in_subjects = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         let prefix = &self.backplane_prefix;
@@ -348,6 +360,8 @@ mod tests {
             prefix.contains("'a.>' for '--backplane-prefix'"),
             "{prefix}"
         );
+        let name = error(|c| c.replica_name = Some("all".to_owned()));
+        assert!(name.contains("'all' for '--replica-name'"), "{name}");
         let prefix = error(|c| c.backplane_prefix = "a..b".to_owned());
         assert!(prefix.contains("separated by dots"), "{prefix}");
     }

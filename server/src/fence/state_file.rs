@@ -92,6 +92,7 @@ fn show(tokens: &BTreeMap<String, Token>) -> String {
                 "generation": token.generation,
                 "epoch": token.epoch,
                 "unknown_v0": token.unknown_v0,
+                "forced": token.forced,
             })
         })
         .collect();
@@ -133,6 +134,11 @@ fn parse(text: &str) -> Result<BTreeMap<String, Token>, String> {
             epoch: number("epoch")?,
             unknown_v0: unknown_v0
                 .ok_or_else(|| format!("fence {}: unknown_v0 is neither true nor false", i + 1))?,
+            // Version 0.1.0 wrote none, and passes it over.
+            forced: match fence.get("forced") {
+                None => 0,
+                Some(_) => number("forced")?,
+            },
         };
         if tokens.insert(environment.to_owned(), token).is_some() {
             return Err(format!(
@@ -153,6 +159,7 @@ mod tests {
             generation,
             epoch: 7,
             unknown_v0,
+            forced: 5,
         };
         BTreeMap::from([
             ("default".to_owned(), token(2, true)),
@@ -174,6 +181,7 @@ mod tests {
             generation: u64::MAX,
             epoch: u64::MAX,
             unknown_v0: false,
+            forced: u64::MAX,
         };
         let most: BTreeMap<_, _> = (0..MAX_FENCES).map(|i| (name(i), token)).collect();
         assert!((show(&most).len() as u64) < MAX_BYTES);

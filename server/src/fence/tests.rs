@@ -20,6 +20,7 @@ fn token(generation: u64, epoch: u64, unknown_v0: bool) -> Token {
         generation,
         epoch,
         unknown_v0,
+        forced: 0,
     }
 }
 
@@ -64,9 +65,13 @@ fn it_falls_by_force_alone_and_by_who_knows_where_it_stands() {
             stands: 3
         }
     ));
-    assert_eq!(forced(2, 3).over(three).unwrap(), token(2, 5, false));
-    assert_eq!(forced(0, 3).over(three).unwrap(), token(0, 5, false));
-    assert_eq!(forced(3, 3).over(three).unwrap(), token(3, 5, false));
+    let at_5 = |generation| Token {
+        forced: 5,
+        ..token(generation, 5, false)
+    };
+    assert_eq!(forced(2, 3).over(three).unwrap(), at_5(2));
+    assert_eq!(forced(0, 3).over(three).unwrap(), at_5(0));
+    assert_eq!(forced(3, 3).over(three).unwrap(), at_5(3));
 }
 
 #[test]

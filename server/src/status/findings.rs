@@ -123,6 +123,7 @@ impl Findings {
             level: level.into(),
             what,
             remedy: remedy.to_owned(),
+            replica: String::new(),
         });
     }
 

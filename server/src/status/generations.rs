@@ -9,7 +9,7 @@ use crate::admin::Facts;
 use crate::clock;
 
 /// Groups that are told: peers name generations and roles as they like.
-const GROUPS: usize = 1000;
+pub(crate) const MAX_GROUPS: usize = 1000;
 
 /// The census of one look.
 #[derive(Debug)]
@@ -34,14 +34,15 @@ impl Generations {
     pub(super) fn of(&self, environment: &str) -> pb::GenerationCensus {
         let wanted = |name: &str| environment.is_empty() || name == environment;
         let all = self.groups.iter().filter(|g| wanted(&g.environment));
-        let left_out = all.clone().count().saturating_sub(GROUPS);
+        let left_out = all.clone().count().saturating_sub(MAX_GROUPS);
         let fences = self.fences.iter().filter(|f| wanted(&f.environment));
         pb::GenerationCensus {
             at: Some(self.at),
             server_running_for: self.running_for.try_into().ok(),
-            groups: all.take(GROUPS).cloned().collect(),
+            groups: all.take(MAX_GROUPS).cloned().collect(),
             groups_left_out: left_out as u64,
             fences: fences.cloned().collect(),
+            replicas: Vec::new(),
         }
     }
 }

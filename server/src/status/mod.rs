@@ -22,7 +22,9 @@ use crate::clock;
 use crate::metrics::{ListenerMetrics, SessionMetrics, TopicMetrics};
 use crate::registry::Registry;
 use generations::Generations;
+pub(crate) use generations::MAX_GROUPS;
 use people::People;
+pub(crate) use people::SESSIONS;
 use samples::{Sampler, Samples};
 
 /// How often a sample is taken.
@@ -32,9 +34,12 @@ const EVERY: Duration = Duration::from_secs(1);
 const REST: u32 = 20;
 /// Groups of sessions that are shown: peers name generations and roles as they
 /// like.
-const GROUPS: usize = 100;
+pub(crate) const GROUPS: usize = 100;
 /// Shards that are shown.
-const SHARDS: usize = 50;
+pub(crate) const SHARDS: usize = 50;
+/// For so long after another replica has asked, looks are made: it asks each
+/// second while somebody watches there.
+const LINGER: Duration = Duration::from_secs(10);
 
 /// Whose counters are sampled.
 #[derive(Clone, Debug)]
@@ -69,12 +74,20 @@ impl Status {
         self.generations.of(environment)
     }
 
+    /// The number of the newest sample that it goes with; 0: there is none.
+    pub(crate) fn newest(&self) -> u64 {
+        self.newest
+    }
+
     /// Without samples, as the page takes it.
     pub(crate) fn json(&self) -> &str {
         self.json
             .get_or_init(|| crate::json::status(&self.message).to_string())
     }
 }
+
+/// Keeps looks going, and since when nobody asked for them.
+type Kept = (watch::Receiver<Option<Arc<Status>>>, Instant);
 
 /// Where the newest status stands.
 #[derive(Debug)]
@@ -84,6 +97,8 @@ pub(crate) struct Board {
     status: watch::Sender<Option<Arc<Status>>>,
     /// Somebody began to watch.
     asked: Notify,
+    /// Between the questions of another replica.
+    kept: Mutex<Option<Kept>>,
 }
 
 /// One who watches.
@@ -102,6 +117,7 @@ impl Board {
             samples: Mutex::default(),
             status: watch::Sender::new(None),
             asked: Notify::new(),
+            kept: Mutex::default(),
         })
     }
 
@@ -119,6 +135,39 @@ impl Board {
             status,
             seen: 0,
         }
+    }
+
+    /// The next look, for who asks for one after the other: looks go on between
+    /// its questions, so that there are rates from the second on. With the
+    /// samples after `seen`. None: the server is gone.
+    pub(crate) async fn next(
+        self: &Arc<Self>,
+        seen: u64,
+    ) -> Option<(Arc<Status>, Vec<pb::StatusSample>)> {
+        let mut watcher = self.watch();
+        watcher.seen = seen;
+        *self.kept() = Some((self.status.subscribe(), Instant::now()));
+        watcher.next().await
+    }
+
+    /// The last look, of whenever. None: there was none.
+    pub(crate) fn last(&self, seen: u64) -> Option<(Arc<Status>, Vec<pb::StatusSample>)> {
+        let look = self.status.borrow().clone()?;
+        let samples = self.samples().after(seen, look.newest);
+        Some((look, samples))
+    }
+
+    /// Who is connected at present, in an environment or in all (empty), where
+    /// a look at everything takes too long. Without rates.
+    pub(crate) fn census(&self, environment: &str) -> pb::GenerationCensus {
+        let shared = &self.facts.shared;
+        let sessions = shared.census.all();
+        let crowd = People::default().look(&sessions, Instant::now(), shared.clock.now());
+        Generations::new(&self.facts, &crowd.groups).of(environment)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Option<Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn samples(&self) -> MutexGuard<'_, Samples> {
@@ -144,6 +193,8 @@ impl Board {
                 }
                 () = self.asked.notified() => {}
             }
+            let enough = |kept: &mut Kept| kept.1.elapsed() > LINGER;
+            drop(self.kept().take_if(enough));
             if self.status.receiver_count() == 0 {
                 // Who is gone needs no memory.
                 people = People::default();
@@ -192,6 +243,7 @@ impl Board {
                 sessions: crowd.sessions,
                 shards,
                 findings,
+                replicas: Vec::new(),
             },
             generations,
             newest,
@@ -216,14 +268,17 @@ impl Watcher {
     }
 }
 
+/// Whether a shard comes before another: the busiest, then those with the most
+/// subscribers.
+pub(crate) fn hotter(a: &pb::Shard, b: &pb::Shard) -> std::cmp::Ordering {
+    b.diffs_per_second
+        .total_cmp(&a.diffs_per_second)
+        .then(b.subscribers.cmp(&a.subscribers))
+        .then_with(|| a.shard_id.cmp(&b.shard_id))
+}
+
 /// The busiest shards, then those with the most subscribers.
 fn hottest(registry: &Registry, now: Instant) -> Vec<pb::Shard> {
-    let hotter = |a: &pb::Shard, b: &pb::Shard| {
-        b.diffs_per_second
-            .total_cmp(&a.diffs_per_second)
-            .then(b.subscribers.cmp(&a.subscribers))
-            .then_with(|| a.shard_id.cmp(&b.shard_id))
-    };
     let mut shards = Vec::new();
     registry.for_each(|topic| {
         shards.push(crate::admin::show_shard(topic, now));

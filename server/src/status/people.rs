@@ -15,7 +15,7 @@ use crate::generation::BEHIND;
 use crate::session::{Mode, Session, SessionId};
 
 /// Sessions that are shown.
-const SESSIONS: usize = 100;
+pub(crate) const SESSIONS: usize = 100;
 
 /// Remembers what sessions had done when they were last looked at.
 #[derive(Debug, Default)]

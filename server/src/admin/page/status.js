@@ -12,6 +12,8 @@ const KEPT = 300;
 const STALE_MILLIS = 5000;
 
 const at = (id) => document.getElementById(id);
+// Which replica is shown, as the page's address has it. Empty: all.
+const wanted = new URLSearchParams(location.search).get("replica") ?? "";
 let samples = [];
 let heardAt = null;
 let serverTime = null;
@@ -69,6 +71,7 @@ function show(status) {
   showFindings(status.findings);
   showNumbers(status);
   showCharts(server);
+  showReplicas(status);
   showGroups(status);
   showSessions(status);
   showShards(status);
@@ -77,7 +80,8 @@ function show(status) {
 function showFindings(findings) {
   const rows = findings.map((finding) => {
     const row = element("div", undefined, "finding", finding.level);
-    row.append(element("p", finding.what), element("p", finding.remedy));
+    const of = finding.replica === "" ? "" : `${finding.replica}: `;
+    row.append(element("p", of + finding.what), element("p", finding.remedy));
     return row;
   });
   if (rows.length === 0) {
@@ -228,12 +232,51 @@ function table(id, columns, rows, emphasis) {
   at(id).replaceChildren(thead, tbody);
 }
 
+// The column that says whose a row is, where there are several.
+const replicaOf = (status, cell) => (status.replicas.length > 0 ? [["Replica", "name", cell]] : []);
+
+function showReplicas(status) {
+  const several = status.replicas.length > 0;
+  at("replicas-section").hidden = !several;
+  at("of").hidden = !several;
+  if (!several) return;
+  // One that shows a single replica knows of no other.
+  const names = new Set(status.replicas.filter((r) => r.instance_id !== "").map((r) => r.name));
+  const select = at("replica");
+  if (wanted !== "") names.add(wanted);
+  const options = ["", ...[...names].sort()];
+  const shown = [...select.options].map((option) => option.value);
+  if (options.join("\n") !== shown.join("\n")) {
+    select.replaceChildren(...options.map((name) => new Option(name === "" ? "all" : name, name)));
+    select.value = wanted;
+  }
+  const of = (cell) => (r) => (r.server === null ? "–" : cell(r.server));
+  table(
+    "replicas",
+    [
+      ["Name", "name", (r) => r.name],
+      ["State", "", (r) => (r.missing === "" ? of((s) => s.state)(r) : r.missing)],
+      ["Version", "", of((s) => s.version)],
+      ["Instance", "", (r) => orDash(r.instance_id)],
+      ["Address", "", of((s) => s.listen_address)],
+      ["For", "number", of((s) => duration(status.at - s.started_at))],
+      ["Sessions", "number", of((s) => number(s.sessions))],
+      ["Subscriptions", "number", of((s) => number(s.subscriptions))],
+      ["Shards", "number", of((s) => number(s.shards))],
+      ["Logs", "number", of((s) => `${bytes(s.log_bytes)} of ${bytes(s.log_bytes_limit)}`)],
+    ],
+    status.replicas,
+    (r) => r.missing !== "",
+  );
+}
+
 const orDash = (text) => (text === "" || text === null || text === undefined ? "–" : String(text));
 
 function showGroups(status) {
   table(
     "groups",
     [
+      ...replicaOf(status, (g) => g.replica),
       ["Environment", "name", (g) => orDash(g.environment)],
       ["Generation", "number", (g) => (g.generation === null ? "unknown" : String(g.generation))],
       ["Wire", "", (g) => g.wire_version],
@@ -259,6 +302,7 @@ function showSessions(status) {
   table(
     "sessions",
     [
+      ...replicaOf(status, (s) => s.replica),
       ["Id", "number", (s) => String(s.session_id)],
       ["Caller", "name", (s) => orDash(s.caller_id)],
       ["Environment", "name", (s) => orDash(s.environment)],
@@ -283,6 +327,7 @@ function showShards(status) {
   table(
     "shards",
     [
+      ...replicaOf(status, (s) => s.replica),
       ["Environment", "name", (s) => orDash(s.environment)],
       ["Shard", "", (s) => s.shard_id],
       ["Seqno", "number", (s) => orDash(s.head_seqno)],
@@ -318,7 +363,7 @@ function watchAge() {
 }
 
 function connect() {
-  const source = new EventSource("status/events");
+  const source = new EventSource(`status/events?replica=${encodeURIComponent(wanted)}`);
   source.onmessage = (event) => {
     const told = JSON.parse(event.data);
     samples = [...samples, ...told.samples].slice(-KEPT);
@@ -340,5 +385,8 @@ function connect() {
   };
 }
 
+at("replica").addEventListener("change", () => {
+  location.search = new URLSearchParams({ replica: at("replica").value });
+});
 connect();
 setInterval(watchAge, 1000);

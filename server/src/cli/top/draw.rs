@@ -53,7 +53,7 @@ pub(super) fn draw(frame: &mut Frame, view: &View, now: Instant) {
         .min(8);
     let height = u16::try_from(height).unwrap_or(u16::MAX);
     let [head, told, charts, kinds, rest] = Layout::vertical([
-        Constraint::Length(2),
+        Constraint::Length(if status.replicas.is_empty() { 2 } else { 3 }),
         Constraint::Length(height + 1),
         Constraint::Length(CHART + 2),
         Constraint::Length(groups + 2),
@@ -110,7 +110,22 @@ fn heading<'a>(view: &'a View, status: &'a WatchStatusResponse, now: Instant) ->
         bytesize::ByteSize(server.log_bytes),
         bytesize::ByteSize(server.log_bytes_limit),
     );
-    vec![first, Line::raw(second)]
+    let mut lines = vec![first, Line::raw(second)];
+    let silent = status.replicas.iter().filter(|r| !r.missing.is_empty());
+    let silent: Vec<_> = silent.map(|r| r.name.as_str()).collect();
+    if !status.replicas.is_empty() {
+        let there = status.replicas.iter().filter(|r| r.missing.is_empty());
+        let there: Vec<_> = there.map(|r| r.name.as_str()).collect();
+        let mut spans = vec![Span::raw(format!("replicas {}", there.join(", ")))];
+        if !silent.is_empty() {
+            spans.push(Span::styled(
+                format!("; NOT HERE: {}", silent.join(", ")),
+                ALARM,
+            ));
+        }
+        lines.push(Line::from(spans));
+    }
+    lines
 }
 
 fn findings(status: &WatchStatusResponse) -> Vec<Line<'_>> {
@@ -180,7 +195,7 @@ fn draw_charts(frame: &mut Frame, area: Rect, view: &View) {
     }
 }
 
-fn group_table(status: &WatchStatusResponse) -> Table<'_> {
+fn group_table(status: &WatchStatusResponse) -> Table<'static> {
     let now = status.at.and_then(|at| SystemTime::try_from(at).ok());
     let row = |g: &StatusGroup| {
         let published = g.last_publish.and_then(|at| SystemTime::try_from(at).ok());
@@ -206,9 +221,10 @@ fn group_table(status: &WatchStatusResponse) -> Table<'_> {
             ),
             g.diffs_missed.to_string(),
         ];
-        styled(cells, g.sessions_behind > 0)
+        (g.replica.clone(), cells, g.sessions_behind > 0)
     };
     table(
+        status,
         [
             ("ENVIRONMENT", Constraint::Fill(2)),
             ("GENERATION", Constraint::Length(10)),
@@ -228,7 +244,7 @@ fn group_table(status: &WatchStatusResponse) -> Table<'_> {
     )
 }
 
-fn session_table(status: &WatchStatusResponse) -> Table<'_> {
+fn session_table(status: &WatchStatusResponse) -> Table<'static> {
     let row = |s: &StatusSession| {
         let session = s.session.as_ref()?;
         let waits = session.behind_for.and_then(|d| Duration::try_from(d).ok());
@@ -250,12 +266,11 @@ fn session_table(status: &WatchStatusResponse) -> Table<'_> {
             ),
             session.diffs_missed.to_string(),
         ];
-        Some(styled(
-            cells,
-            waits.is_some_and(|w| w > crate::generation::BEHIND),
-        ))
+        let late = waits.is_some_and(|w| w > crate::generation::BEHIND);
+        Some((session.replica.clone(), cells, late))
     };
     table(
+        status,
         [
             ("ID", Constraint::Length(6)),
             ("CALLER", Constraint::Fill(2)),
@@ -273,7 +288,7 @@ fn session_table(status: &WatchStatusResponse) -> Table<'_> {
     )
 }
 
-fn shard_table(status: &WatchStatusResponse) -> Table<'_> {
+fn shard_table(status: &WatchStatusResponse) -> Table<'static> {
     let row = |s: &Shard| {
         let cells = [
             s.shard_id.clone(),
@@ -286,9 +301,10 @@ fn shard_table(status: &WatchStatusResponse) -> Table<'_> {
             bytesize::ByteSize(s.log_bytes).to_string(),
             s.held_back.to_string(),
         ];
-        styled(cells, false)
+        (s.replica.clone(), cells, false)
     };
     table(
+        status,
         [
             ("SHARD", Constraint::Length(37)),
             ("ENVIRONMENT", Constraint::Fill(1)),
@@ -303,17 +319,28 @@ fn shard_table(status: &WatchStatusResponse) -> Table<'_> {
     )
 }
 
-fn table<'a, const N: usize>(
+/// Rows are a replica, its cells, and whether they are alarming. The replica is
+/// shown where there are several.
+fn table<const N: usize>(
+    status: &WatchStatusResponse,
     columns: [(&'static str, Constraint); N],
-    rows: impl Iterator<Item = Row<'a>>,
-) -> Table<'a> {
-    let (titles, widths): (Vec<_>, Vec<_>) = columns.into_iter().unzip();
+    rows: impl Iterator<Item = (String, [String; N], bool)>,
+) -> Table<'static> {
+    let named = !status.replicas.is_empty();
+    let names = status
+        .replicas
+        .iter()
+        .map(|replica| replica.name.chars().count());
+    let widest = names.max().unwrap_or_default().clamp(7, 24);
+    let width = Constraint::Length(u16::try_from(widest).unwrap_or(u16::MAX));
+    let first = named.then_some(("REPLICA", width));
+    let (titles, widths): (Vec<_>, Vec<_>) = first.into_iter().chain(columns).unzip();
+    let rows = rows.map(|(replica, cells, alarming)| {
+        let first = named.then_some(replica);
+        let row = Row::new(first.into_iter().chain(cells).map(Cell::from));
+        if alarming { row.style(ALARM) } else { row }
+    });
     Table::new(rows, widths).header(Row::new(titles).style(HEADING))
-}
-
-fn styled<const N: usize>(cells: [String; N], alarming: bool) -> Row<'static> {
-    let row = Row::new(cells.map(Cell::from));
-    if alarming { row.style(ALARM) } else { row }
 }
 
 fn dash(text: &str) -> String {
@@ -364,6 +391,7 @@ mod tests {
                 level: FindingLevel::Alarm.into(),
                 what: "The logs are full.".to_owned(),
                 remedy: "Raise them.".to_owned(),
+                ..StatusFinding::default()
             }],
             ..WatchStatusResponse::default()
         }

@@ -17,7 +17,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Failure;
-use super::target::AdminPort;
+use super::listing::told;
+use super::target::{AdminPort, OfReplica};
 
 /// Samples that the charts show: as many as the server keeps.
 const KEPT: usize = 300;
@@ -35,6 +36,16 @@ pub(crate) struct TopArgs {
     /// Print once, as text, and end
     #[arg(long, env = "PERSIST_PUBSUB_ONCE")]
     once: bool,
+    #[command(flatten)]
+    of: OfReplica,
+}
+
+impl TopArgs {
+    fn request(&self) -> WatchStatusRequest {
+        WatchStatusRequest {
+            replica: self.of.named(),
+        }
+    }
 }
 
 /// What is shown.
@@ -61,7 +72,7 @@ impl View {
 
 pub(super) async fn run(args: TopArgs) -> Result<(), Failure> {
     if args.once {
-        return once(&args.admin).await;
+        return once(&args).await;
     }
     if !std::io::stdout().is_terminal() {
         return Err("standard output is not a terminal: --once prints text".into());
@@ -71,23 +82,23 @@ pub(super) async fn run(args: TopArgs) -> Result<(), Failure> {
     let mut ends = signal(SignalKind::terminate())?;
     let mut terminal = ratatui::try_init()?;
     let shown = tokio::select! {
-        shown = show(&args.admin, &mut terminal) => shown,
+        shown = show(&args, &mut terminal) => shown,
         _ = ends.recv() => Ok(()),
     };
     ratatui::try_restore()?;
     shown
 }
 
-async fn once(admin: &AdminPort) -> Result<(), Failure> {
-    let mut client = admin.connect().await?;
-    let mut messages = client
-        .watch_status(WatchStatusRequest {})
-        .await?
-        .into_inner();
+async fn once(args: &TopArgs) -> Result<(), Failure> {
+    let mut client = args.admin.connect().await?;
+    let messages = client.watch_status(args.request()).await;
+    let mut messages = messages.map_err(told)?.into_inner();
     let mut view = View::default();
     // Rates of sessions are those between two looks.
     for _ in 0..2 {
-        let message = messages.message().await?.ok_or("the server has gone")?;
+        let message = messages.message().await.map_err(told)?;
+        let message = message.ok_or("the server has gone")?;
+        args.of.check(&message.replicas)?;
         view.take(message);
     }
     let (width, height) = terminal::size().unwrap_or(SIZE);
@@ -108,9 +119,9 @@ async fn once(admin: &AdminPort) -> Result<(), Failure> {
 }
 
 /// Shows until the reader has had enough.
-async fn show(admin: &AdminPort, terminal: &mut ratatui::DefaultTerminal) -> Result<(), Failure> {
+async fn show(args: &TopArgs, terminal: &mut ratatui::DefaultTerminal) -> Result<(), Failure> {
     let (told, mut heard) = mpsc::channel(1);
-    let listening = listen(admin, told);
+    let listening = listen(args, told);
     tokio::pin!(listening);
     let mut keys = keys();
     let mut ticks = tokio::time::interval(EVERY);
@@ -141,17 +152,16 @@ enum News {
 }
 
 /// Tells what the server tells, and connects again for ever.
-async fn listen(admin: &AdminPort, told: mpsc::Sender<News>) {
+async fn listen(args: &TopArgs, told: mpsc::Sender<News>) {
     loop {
         let watching = async {
-            let mut client = admin.connect().await?;
-            let mut messages = client
-                .watch_status(WatchStatusRequest {})
-                .await?
-                .into_inner();
+            let mut client = args.admin.connect().await?;
+            let messages = client.watch_status(args.request()).await;
+            let mut messages = messages.map_err(super::listing::told)?.into_inner();
             // Nobody hears any more: the whole command ends.
             let _ = told.send(News::Connected).await;
-            while let Some(status) = messages.message().await? {
+            while let Some(status) = messages.message().await.map_err(super::listing::told)? {
+                args.of.check(&status.replicas)?;
                 let _ = told.send(News::Status(Box::new(status))).await;
             }
             Err::<(), Failure>("the server has gone".into())

@@ -33,6 +33,30 @@ impl Wake for Wakes {
     }
 }
 
+impl Shared {
+    /// Of a server without sockets.
+    pub(crate) fn bare(config: &Config) -> Arc<Self> {
+        let metrics = prometheus::Registry::new();
+        let registry = Registry::new(
+            config.registry_limits(),
+            TopicMetrics::new(&metrics).unwrap(),
+        );
+        Arc::new(Self {
+            registry,
+            census: Arc::new(config.census()),
+            fences: crate::fence::Fences::open(
+                None,
+                crate::metrics::FenceMetrics::new(&metrics).unwrap(),
+            )
+            .unwrap(),
+            metrics: SessionMetrics::new(&metrics).unwrap(),
+            limits: config.session_limits(),
+            clock: crate::clock::Clock::system(),
+            lines: crate::logging::LogGate::new(u32::MAX, std::time::Duration::from_secs(1)),
+        })
+    }
+}
+
 struct Bench {
     shared: Arc<Shared>,
 }
@@ -43,25 +67,8 @@ impl Bench {
     }
 
     fn with(config: &Config) -> Self {
-        let metrics = prometheus::Registry::new();
-        let registry = Registry::new(
-            config.registry_limits(),
-            TopicMetrics::new(&metrics).unwrap(),
-        );
         Self {
-            shared: Arc::new(Shared {
-                registry,
-                census: Arc::new(config.census()),
-                fences: crate::fence::Fences::open(
-                    None,
-                    crate::metrics::FenceMetrics::new(&metrics).unwrap(),
-                )
-                .unwrap(),
-                metrics: SessionMetrics::new(&metrics).unwrap(),
-                limits: config.session_limits(),
-                clock: crate::clock::Clock::system(),
-                lines: crate::logging::LogGate::new(u32::MAX, std::time::Duration::from_secs(1)),
-            }),
+            shared: Shared::bare(config),
         }
     }
 
