@@ -195,7 +195,8 @@ def runs(binary, values, rendered, where):
 def together(binary, places, given, environment, where):
     """Each is connected to NATS, knows the others, and keeps its fences in
     JetStream if there is one; what is published to the one is heard at the
-    other; nobody was denied anything, or read what he could not."""
+    other, a fence holds at both; nobody was denied anything, or read what he
+    could not."""
 
     def told(place):
         with urllib.request.urlopen(f"http://{place['admin_listen']}/metrics", timeout=PATIENCE) as page:
@@ -221,6 +222,10 @@ def together(binary, places, given, environment, where):
         heard = run(binary, "bench", f"--publish-to={one}", f"--server={other}", *work, env=environment)
         if heard.returncode:
             problem(f"{where}: what is published at one replica is not heard at the other: {heard.stdout}{heard.stderr}")
+    # That it is written, and confirmed by all.
+    fenced = run(binary, "fence", "--below=1", "--environment=nobody", f"--admin=http://{places[0]['admin_listen']}", env=environment)
+    if fenced.returncode:
+        problem(f"{where}: a fence is not agreed upon: {fenced.stdout}{fenced.stderr}")
     quiet = {f"persist_pubsub_backplane_{name}_total": "0" for name in ("denied", "bad_messages", "join_timeouts")}
     for place in places:
         if loud := differs(place, quiet):
