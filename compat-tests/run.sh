@@ -121,6 +121,9 @@ install_promtool
 need openssl openssl
 need buildah buildah
 need ip iproute2
+# Replicas hear each other over it. Where Debian puts it it is not on everybody's path.
+export PATH=$PATH:/usr/sbin
+need nats-server nats-server
 # The status page is looked at in a real browser.
 need chromium chromium
 # Where Debian keeps it, it is not on the path.

@@ -2,24 +2,23 @@
 """Checks the chart: called by check.sh, which says what is needed."""
 
 import json
-import os
 import pathlib
 import re
 import shutil
-import socket
-import ssl
-import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 
 import kubernetes_validate
 import yaml
 
+from cluster import runs
+from findings import problem, problems, run
+
 HERE = pathlib.Path(__file__).parent
 CHART = HERE / "persist-pubsub"
 TESTS = HERE / "tests"
+# The examples are good values too.
+GOOD = sorted([*(TESTS / "good").glob("*.yaml"), HERE / "examples" / "replicas.yaml"], key=lambda path: path.name)
 # The oldest that Chart.yaml allows, and the newest that there is a schema of.
 KUBERNETES = ["1.27", "1.37"]
 # Custom resources, of which Kubernetes has no schema.
@@ -30,41 +29,15 @@ NO_SETTINGS = {
     "tls-cert", "tls-key", "tls-client-ca", "tls-allowed-names", "listen-plaintext",
     "admin-tls-cert", "admin-tls-key", "admin-tls-client-ca", "admin-tls-allowed-names",
     "tokens-file", "state-file",
-    "backplane", "backplane-prefix", "backplane-credentials-file", "backplane-nkey-file",
-    "backplane-user", "backplane-password-file", "backplane-token-file",
-    "backplane-tls-ca", "backplane-tls-cert", "backplane-tls-key", "replica-name",
+    "backplane", "backplane-prefix", "backplane-credentials-file", "backplane-nkey-file", "backplane-user",
+    "backplane-password-file", "backplane-token-file", "backplane-tls-ca", "backplane-tls-cert", "backplane-tls-key",
+    "replica-name",
 }  # fmt: skip
 # Values whose inside only the Prometheus operator or a parent chart knows.
 OPEN = {"global", "metrics.serviceMonitor.tlsConfig", "metrics.podMonitor.tlsConfig"}
 
-# Seconds that a server may take to start or to stop; never waited out when all is well.
-PATIENCE = 60
-# In the cluster's Secrets of tokens: what `helm test` shows, and what is wanted.
-TOKEN = "one-that-helm-test-shows"
-IDENTITIES = f"""
-[[identity]]
-name = "test"
-environment = "default"
-rights = ["publish", "subscribe"]
-tokens = ["{TOKEN}"]
-
-[[identity]]
-name = "deployed"
-environment = "default"
-rights = ["publish", "subscribe"]
-plaintext = true
-"""
-
-problems = []
-
-
-def problem(what):
-    problems.append(what)
-    print(f"PROBLEM {what}")
-
-
-def run(*command, **more):
-    return subprocess.run(command, text=True, capture_output=True, **more)
+# Defaults of the server that the templates reckon with.
+RECKONED_WITH = {"backplane-queue-bytes": "64MiB", "backplane-join-timeout": "1s"}
 
 
 def template(values, chart=CHART):
@@ -81,7 +54,7 @@ def milliseconds(text):
 
 
 def good(binary, served, write):
-    for values in sorted((TESTS / "good").glob("*.yaml")):
+    for values in GOOD:
         lint = run("helm", "lint", "--strict", str(CHART), "-f", str(values))
         if lint.returncode:
             problem(f"helm lint -f {values.name}: {lint.stdout}{lint.stderr}")
@@ -97,6 +70,7 @@ def good(binary, served, write):
                 pod = found["spec"]["template"]["spec"]
                 restricted(pod, where)
                 server(pod, where, served)
+                rollout(found, objects(rendered.stdout), where)
                 runs(binary, values, objects(rendered.stdout), where)
             elif found["kind"] == "Pod":
                 restricted(found["spec"], where)
@@ -122,7 +96,7 @@ def notes(write):
         file.unlink()
         wrapped = f'{{{{ define "notes" }}}}{text}{{{{ end }}}}kind: Notes\ntext: {{{{ include "notes" . | quote }}}}\n'
         (chart / "templates" / "notes.yaml").write_text(wrapped)
-        for values in sorted((TESTS / "good").glob("*.yaml")):
+        for values in GOOD:
             rendered = template(values, chart)
             for found in objects(rendered.stdout):
                 if found["kind"] == "Notes":
@@ -185,139 +159,23 @@ def server(pod, where, served):
         problem(f"{where}: a drain of {arguments['drain-timeout']} may be cut by terminationGracePeriodSeconds {pod['terminationGracePeriodSeconds']}")
 
 
-def secrets(values, rendered, folder):
-    """What the cluster holds: the Secrets that a value file names, with
-    certificates for the names that they have to be for."""
-    given = yaml.safe_load(values.read_text())
-    tls, tokens, test = (given.get(part, {}) for part in ("tls", "tokens", "test"))
-    named = [found for found in rendered if found["kind"] == "Certificate"]
-    (host,) = {service_host(found) for found in rendered if found["kind"] == "Pod"}
-    server = certificate(folder, "server", named[0]["spec"]["dnsNames"] if named else [host])
-    authority = server["ca.crt"]
-    held = {tls.get("existingSecret"): server, **{found["spec"]["secretName"]: server for found in named}}
-    for part in (tls, tls.get("admin", {})):
-        ca = part.get("clientCa", {})
-        held[ca.get("secret")] = {ca.get("key", "ca.crt"): authority, "ca.key": "nobody's business"}
-    held[tokens.get("existingSecret")] = {tokens.get("key", "tokens"): IDENTITIES}
-    # One Secret may hold both.
-    for name, files in [
-        (test.get("clientCertSecret"), certificate(folder, "client", tls.get("allowedNames") or ["test"])),
-        (test.get("tokenSecret"), {test.get("tokenKey", "token"): TOKEN}),
-    ]:
-        held[name] = {**held.get(name, {}), **files}
-    # Of the Secrets that no value names.
-    held.pop(None, None)
-    return held
-
-
-def certificate(folder, name, names):
-    """One for these names, of the authority of this folder."""
-
-    def openssl(*arguments):
-        run("openssl", *arguments, check=True, cwd=folder)
-
-    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc"]
-    if not (folder / "ca.crt").exists():
-        openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=authority", "-days", "30")
-    alternatives = ",".join(("URI:" if "://" in other else "DNS:") + other for other in names)
-    openssl("req", "-x509", *key, "-keyout", f"{name}.key", "-out", f"{name}.crt", "-subj", f"/CN={name}", "-days", "30",
-            "-addext", f"subjectAltName={alternatives}", "-addext", "basicConstraints=critical,CA:FALSE",
-            "-CA", "ca.crt", "-CAkey", "ca.key")  # fmt: skip
-    return {file: (folder / path).read_text() for file, path in [("tls.crt", f"{name}.crt"), ("tls.key", f"{name}.key"), ("ca.crt", "ca.crt")]}
-
-
-def mounted(pod, held, root, where):
-    """Puts under `root` what a kubelet would mount into the pod's container, and
-    gives the container's arguments with `root` before the paths."""
-    container = pod["containers"][0]
-    arguments = container["args"]
-    volumes = {volume["name"]: volume for volume in pod.get("volumes", [])}
-    for mount in container.get("volumeMounts", []):
-        inside = root / mount["mountPath"].lstrip("/")
-        inside.mkdir(parents=True)
-        arguments = [argument.replace(f"={mount['mountPath']}/", f"={inside}/") for argument in arguments]
-        source = volumes[mount["name"]].get("secret")
-        if source is None:
-            continue
-        files = held.get(source["secretName"])
-        if files is None:
-            problem(f"{where}: mounts the Secret {source['secretName']}, which no value names")
-            continue
-        for item in source.get("items") or [{"key": key, "path": key} for key in files]:
-            (inside / item["path"]).write_text(files[item["key"]])
-    return arguments
-
-
-def service_host(pod):
-    """The name under which `helm test` calls the server."""
-    (url,) = (argument for argument in pod["spec"]["containers"][0]["args"] if argument.startswith("--server="))
-    return re.fullmatch(r"--server=https?://(.*):\d+", url)[1]
-
-
-def runs(binary, values, rendered, where):
-    """The real server starts with the arguments and Secrets of a Deployment, but
-    for its addresses; the probes find it well; what `helm test` runs passes; it
-    stops at a SIGTERM."""
-    (deployment,) = (found for found in rendered if found["kind"] == "Deployment")
-    (test,) = (found for found in rendered if found["kind"] == "Pod")
-    pod = deployment["spec"]["template"]["spec"]
-    # What this machine has set is not the pod's.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PERSIST_PUBSUB_")}
-    with tempfile.TemporaryDirectory() as name:
-        folder = pathlib.Path(name)
-        held = secrets(values, rendered, folder)
-        arguments = mounted(pod, held, folder / "server", where)
-        arguments = [re.sub(r"^(--(?:admin-)?listen(?:-plaintext)?)=.*", r"\1=127.0.0.1:0", argument) for argument in arguments]
-        addresses, log = folder / "addresses.json", folder / "log"
-        with log.open("w") as output:
-            server = subprocess.Popen([binary, *arguments, f"--addresses-file={addresses}"], stdout=output, stderr=output, env=environment)
-        deadline = time.monotonic() + PATIENCE
-        while not addresses.exists() and server.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        try:
-            if addresses.exists():
-                at = json.loads(addresses.read_text())
-                probed(binary, pod["containers"][0], at, environment, where)
-                arguments = mounted(test["spec"], held, folder / "test", where)
-                called = re.compile(rf"^--server=(https?)://{re.escape(service_host(test))}:\d+$")
-                arguments = [called.sub(rf"--server=\1://{at['listen']}", argument) for argument in arguments]
-                tested = run(binary, *arguments, f"--tls-server-name={service_host(test)}", env=environment)
-                if tested.returncode:
-                    problem(f"{where}: helm test fails: {tested.stdout}{tested.stderr}")
-            server.terminate()
-            code = server.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            code = f"none: killed after {PATIENCE} s"
-        finally:
-            server.kill()
-            server.wait()
-        if not addresses.exists() or code != 0:
-            problem(f"{where}: with its arguments the server ends with {code}: {log.read_text()}")
-
-
-def probed(binary, container, at, environment, where):
-    """Asks as a kubelet does: gRPC without TLS, HTTP without a look at the
-    certificate, neither with a certificate or token of its own."""
-    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-    real = {6879: at["listen"], 6880: at["admin_listen"], ports.get("grpc-plaintext"): at.get("listen_plaintext")}
-    for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
-        probe = container[kind]
-        for way in {"grpc", "httpGet", "tcpSocket"} & set(probe):
-            asked = probe[way]
-            address = real[ports.get(asked["port"], asked["port"])]
-            try:
-                if way == "grpc":
-                    run(binary, "healthcheck", f"--server=http://{address}", f"--service={asked['service']}", f"--timeout={PATIENCE}s",
-                        check=True, env=environment)  # fmt: skip
-                elif way == "httpGet":
-                    anybody = ssl.create_default_context()
-                    anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
-                    urllib.request.urlopen(f"{asked['scheme'].lower()}://{address}{asked['path']}", context=anybody, timeout=PATIENCE).close()
-                else:
-                    host, port = address.rsplit(":", 1)
-                    socket.create_connection((host, int(port)), PATIENCE).close()
-            except (OSError, subprocess.CalledProcessError) as error:
-                problem(f"{where}: {kind}: {asked}: {getattr(error, 'stderr', error)}")
+def rollout(deployment, rendered, where):
+    """Of several servers one at a time goes, when the one before has gone; a
+    budget is there for several alone, and never lets all of them go."""
+    spec, budgets = deployment["spec"], [found for found in rendered if found["kind"] == "PodDisruptionBudget"]
+    replicas, arguments = spec["replicas"], spec["template"]["spec"]["containers"][0]["args"]
+    if replicas < 2:
+        if budgets:
+            problem(f"{where}: a PodDisruptionBudget for a single server cannot be honoured")
+        return
+    if not any(argument.startswith("--backplane=") for argument in arguments):
+        problem(f"{where}: {replicas} servers without a backplane")
+    (drain,) = (milliseconds(argument) for argument in arguments if argument.startswith("--drain-timeout="))
+    if spec["minReadySeconds"] * 1000 <= drain or spec["strategy"]["rollingUpdate"] != {"maxSurge": 1, "maxUnavailable": 0}:
+        problem(f"{where}: two of {replicas} servers may drain at once: {spec['minReadySeconds']}, {spec['strategy']}")
+    for budget in budgets:
+        if budget["spec"]["maxUnavailable"] >= replicas:
+            problem(f"{where}: all {replicas} servers may be evicted at once")
 
 
 def bad():
@@ -328,30 +186,6 @@ def bad():
             problem(f"bad/{values.name} renders")
         elif wanted not in rendered.stderr:
             problem(f"bad/{values.name} does not say {wanted!r}, but: {rendered.stderr}")
-
-
-def later():
-    """What waits for several servers to be allowed still renders and is valid."""
-    with tempfile.TemporaryDirectory() as folder:
-        chart = pathlib.Path(folder) / "persist-pubsub"
-        shutil.copytree(CHART, chart)
-        file = chart / "templates" / "_validate.tpl"
-        guard = "gt (int64 $v.replicaCount) 1 -"
-        text = file.read_text()
-        if guard not in text:
-            problem(f"{file.name} has no guard {guard!r}")
-        file.write_text(text.replace(guard, "gt (int64 $v.replicaCount) 1000 -"))
-        values = pathlib.Path(folder) / "values.yaml"
-        values.write_text("replicaCount: 3\n")
-        rendered = template(values, chart)
-        budgets = [found for found in objects(rendered.stdout) if found["kind"] == "PodDisruptionBudget"]
-        if len(budgets) != 1:
-            problem(f"three servers have {len(budgets)} PodDisruptionBudgets: {rendered.stderr}")
-        for found in budgets:
-            valid(found, "three servers, PodDisruptionBudget")
-    for golden in (TESTS / "golden").glob("*.yaml"):
-        if "kind: PodDisruptionBudget" in golden.read_text():
-            problem(f"{golden.name}: a PodDisruptionBudget for a single server cannot be honoured")
 
 
 def schema(served):
@@ -381,10 +215,10 @@ def schema(served):
 def defaults(text):
     """The defaults that the chart states are the server's own, but for the log's format."""
     values = yaml.safe_load((CHART / "values.yaml").read_text())["settings"]
-    for flag, value in values.items():
+    for flag, value in {**values, **RECKONED_WITH}.items():
         stated = re.search(rf"--{flag} <.*?\[default: (.*?)\]", text, re.S)
         if flag != "log-format" and (not stated or stated[1] != value):
-            problem(f"settings.{flag} is {value}, and the server's default {stated and stated[1]}")
+            problem(f"settings.{flag} is {value} here, and the server's default {stated and stated[1]}")
 
 
 def version():
@@ -464,11 +298,10 @@ def main():
     good(binary, served, write)
     notes(write)
     bad()
-    later()
     expressions()
     if problems:
         sys.exit(f"{len(problems)} problems with the chart")
-    count = len(list((TESTS / "good").glob("*.yaml"))), len(list((TESTS / "bad").glob("*.yaml")))
+    count = len(GOOD), len(list((TESTS / "bad").glob("*.yaml")))
     print(f"chart: {count[0]} good and {count[1]} bad value files, Kubernetes {' and '.join(KUBERNETES)}")
 
 

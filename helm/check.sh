@@ -7,7 +7,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PATH=$PWD/target/tools/operate/current/bin:$PWD/target/tools/bin:$PATH
 
-for program in helm openssl promtool; do
+export PATH=$PATH:/usr/sbin
+for program in helm nats-server openssl promtool; do
     command -v "$program" >/dev/null || {
         echo "helm/check.sh: $program is missing: ./compat-tests/run.sh installs it" >&2
         exit 1

@@ -139,6 +139,12 @@ impl Nats {
         self.conf.url(self.ports.clients)
     }
 
+    /// The process, unless it has ended.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.process.id()
+    }
+
     /// Where the other members of its cluster connect to.
     #[must_use]
     pub fn routes(&self) -> Option<SocketAddr> {

@@ -65,6 +65,31 @@ async fn everything_arrives_over_both_wires() -> Verdict {
     Ok(())
 }
 
+/// Two servers that do not hear each other: what is published to the one does
+/// not come from the other.
+#[tokio::test]
+async fn publishers_may_be_at_another_server() -> Verdict {
+    let (one, other) = (server(&[]).await?, server(&[]).await?);
+    let pids = [&one, &other].map(|server| server.addresses().pid.to_string());
+    let publish_to = format!("--publish-to={}", one.url());
+    let pids = format!("--pid={}", pids.join(","));
+    let flags = [publish_to.as_str(), &pids, "--rate=500", "--settle=100ms"];
+    let output = bench(&other.url(), &flags).await?;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let report = report(&output)?;
+    assert!(report["pushes"].as_u64() > Some(0), "{report}");
+    assert_eq!(report["deliveries"], 0, "{report}");
+    let (all, each) = (&report["server"], &report["processes"]);
+    let seconds = |process: &Value| process["cpu_seconds"].as_f64().unwrap();
+    let resident = |process: &Value| process["resident_bytes"]["subscribed"].as_u64().unwrap();
+    assert!(seconds(&each[0]) > 0.0, "{report}");
+    let sum = seconds(&each[0]) + seconds(&each[1]);
+    assert!((seconds(all) - sum).abs() < 1e-6, "{report}");
+    assert_eq!(resident(all), resident(&each[0]) + resident(&each[1]));
+    assert_eq!(each.as_array().map(Vec::len), Some(2));
+    Ok(())
+}
+
 #[tokio::test]
 async fn what_is_lost_is_counted_and_is_a_failure() -> Verdict {
     let broadcaster = Broadcaster::start(1).await?;

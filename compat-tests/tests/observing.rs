@@ -5,13 +5,19 @@ use std::collections::BTreeSet;
 use persist_pubsub_compat_tests::certificates::Authority;
 use persist_pubsub_compat_tests::child::workspace;
 use persist_pubsub_compat_tests::command_line::run;
+use persist_pubsub_compat_tests::nats::conf::Conf;
+use persist_pubsub_compat_tests::nats::{self, Nats};
 use persist_pubsub_compat_tests::operator::Operator;
 use persist_pubsub_compat_tests::raw_connection::{DATA, PREFACE, RawConnection, frame};
+use persist_pubsub_compat_tests::replicas::Replicas;
 use persist_pubsub_compat_tests::v1_peer;
 use persist_pubsub_compat_tests::wait::until;
-use persist_pubsub_proto::ShardId;
+use persist_pubsub_proto::{ShardId, v1};
 
 use super::{Verdict, server};
+
+/// What the names of metrics begin with that replicas alone tell.
+const OF_REPLICAS: &str = "persist_pubsub_backplane_";
 
 const SHARD: ShardId = ShardId::new([0x0b; 16]);
 
@@ -73,8 +79,27 @@ async fn every_metric_that_is_asked_for_is_told() -> Verdict {
     broken.write(&nonsense).await?;
     broken.closed("the end of a broken connection").await?;
 
-    let asked = asked()?;
+    let mut asked = asked()?;
+    // A server that is alone has none of these.
+    asked.retain(|name| !name.starts_with(OF_REPLICAS));
     assert!(asked.len() > 30, "{asked:?}");
+    all_are_told(&operator, &asked).await
+}
+
+#[tokio::test]
+async fn every_metric_of_replicas_that_is_asked_for_is_told() -> Verdict {
+    if !nats::found("every_metric_of_replicas_that_is_asked_for_is_told") {
+        return Ok(());
+    }
+    let nats = Nats::start(&Conf::default()).await?;
+    let replicas = Replicas::start(&[nats.address()], 2, &[]).await?;
+    let mut asked = asked()?;
+    asked.retain(|name| name.starts_with(OF_REPLICAS));
+    assert!(asked.len() > 10, "{asked:?}");
+    all_are_told(replicas.one(0).operator(), &asked).await
+}
+
+async fn all_are_told(operator: &Operator, asked: &BTreeSet<String>) -> Verdict {
     let mut missing = Vec::new();
     let told = until("every metric that is asked for", async || {
         let (_, text) = operator.get("/metrics").await.ok()?;
@@ -89,5 +114,46 @@ async fn every_metric_that_is_asked_for_is_told() -> Verdict {
     })
     .await;
     assert!(told.is_ok(), "nobody tells {missing:?}");
+    Ok(())
+}
+
+/// The read-only one is not expected to publish, and the one that did is not
+/// silent for as long as it has been there.
+#[tokio::test]
+async fn a_generation_that_may_publish_and_does_not_is_told() -> Verdict {
+    let server = server(&[]).await?;
+    let operator = Operator::connect(&server).await?;
+    let mut peers = Vec::new();
+    for (generation, mode) in [
+        (7, v1::SessionMode::ReadWrite),
+        (8, v1::SessionMode::ReadWrite),
+        (9, v1::SessionMode::ReadOnly),
+    ] {
+        let hello = v1::Hello {
+            deploy_generation: generation,
+            mode: mode.into(),
+            ..v1_peer::hello("peer")
+        };
+        peers.push(v1_peer::Peer::connect_as(&server.url(), hello).await?);
+    }
+    let silent = async |generation: u64| {
+        let (_, text) = operator.get("/metrics").await.ok()?;
+        let series =
+            format!("persist_pubsub_generation_silent_seconds{{generation=\"{generation}\"}} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&series))?;
+        line.parse::<f64>().ok()
+    };
+    // It came before the other.
+    until("the newer one to be told as the less silent", async || {
+        (silent(8).await? < silent(7).await?).then_some(())
+    })
+    .await?;
+    // Until it publishes.
+    peers[0].sender().publish(SHARD, 1, 1, "x").await?;
+    until("the one that publishes to be the less silent", async || {
+        (silent(7).await? < silent(8).await?).then_some(())
+    })
+    .await?;
+    assert_eq!(silent(9).await, None);
     Ok(())
 }

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::metrics::ScrapeMetrics;
-use crate::session::{Session, SessionId};
+use crate::session::{Mode, Session, SessionId};
 pub(crate) use rules::of;
 pub use rules::{InvalidRule, V0Generation};
 
@@ -111,6 +111,13 @@ impl Census {
         generations.dedup();
         generations.truncate(GENERATIONS);
         let now = Instant::now();
+        metrics.silent.reset();
+        for (generation, since) in silences(&sessions, &generations) {
+            metrics
+                .silent
+                .with_label_values(&[&generation.to_string()])
+                .set(now.duration_since(since).as_secs_f64());
+        }
         let (mut subscriptions, mut behind, mut lag) = (0, 0, Duration::ZERO);
         metrics.sessions.reset();
         for session in &sessions {
@@ -135,6 +142,30 @@ impl Census {
         metrics.behind.set(behind);
         metrics.lag.set(lag.as_secs_f64());
     }
+}
+
+/// Since when each of these generations has published nothing, of which there
+/// are sessions that may.
+fn silences(sessions: &[Arc<Session>], generations: &[u64]) -> BTreeMap<u64, Instant> {
+    let mut silences: BTreeMap<u64, (Option<Instant>, Instant)> = BTreeMap::new();
+    for session in sessions {
+        let generation = session.profile().and_then(|p| p.generation);
+        let Some(generation) = generation.filter(|g| generations.contains(g)) else {
+            continue;
+        };
+        if session.mode() == Mode::ReadWrite {
+            let (published, came) = silences
+                .entry(generation)
+                .or_insert((None, session.began()));
+            *published = session.published_at().max(*published);
+            *came = session.began().min(*came);
+        }
+    }
+    let since = |(published, came): (Option<Instant>, Instant)| published.unwrap_or(came);
+    silences
+        .into_iter()
+        .map(|(generation, told)| (generation, since(told)))
+        .collect()
 }
 
 /// Counts of things in memory are far below 2^63.

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex};
 
 use prometheus::core::Collector;
 use prometheus::{
-    Counter, CounterVec, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry,
+    Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry,
 };
 use tokio::time::Instant;
 
@@ -381,6 +381,7 @@ pub(crate) struct ScrapeMetrics {
     pub(crate) turn: Arc<Mutex<()>>,
     pub(crate) active_connections: IntGauge,
     pub(crate) sessions: IntGaugeVec,
+    pub(crate) silent: GaugeVec,
     pub(crate) subscriptions: IntGauge,
     pub(crate) behind: IntGauge,
     pub(crate) lag: Gauge,
@@ -414,6 +415,16 @@ impl ScrapeMetrics {
                         "Connected sessions, by wire version and deploy generation; the 16 highest generations, the rest as other.",
                     ),
                     &["wire", "generation"],
+                ),
+            )?,
+            silent: register(
+                registry,
+                GaugeVec::new(
+                    Opts::new(
+                        "persist_pubsub_generation_silent_seconds",
+                        "How long no session of a deploy generation has published here, of which some are connected that may; of the 16 highest generations. Never: since the first of them came.",
+                    ),
+                    &["generation"],
                 ),
             )?,
             subscriptions: gauge(

@@ -475,6 +475,11 @@ impl Session {
         self.outbox().subscriptions()
     }
 
+    /// When its stream came.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
     /// When the client last published.
     pub(crate) fn published_at(&self) -> Option<Instant> {
         self.began.checked_add(self.traffic.published()?)

@@ -78,8 +78,18 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{/* The pod outlives the drain's hard deadline, the second in which connections close, and a margin. */}}
 {{- define "persist-pubsub.gracePeriod" -}}
+{{- add (include "persist-pubsub.minReady" . | int64) (int64 .Values.terminationGraceMarginSeconds) -}}
+{{- end }}
+
+{{/*
+How long a new replica is ready before the next old one is told to go: until the
+one before has gone, however long its drain takes. So never two of a rollout
+drain at once, and what only the log of one holds can be asked for until its
+last session has moved.
+*/}}
+{{- define "persist-pubsub.minReady" -}}
 {{- $drain := include "persist-pubsub.millis" (index .Values.settings "drain-timeout") | int64 -}}
-{{- add (div (add $drain 999) 1000) 1 (int64 .Values.terminationGraceMarginSeconds) -}}
+{{- add (div (add $drain 999) 1000) 1 -}}
 {{- end }}
 
 {{- define "persist-pubsub.tlsSecret" -}}

@@ -1,9 +1,6 @@
 {{/* What no single value can tell. Each message says what was given, and what is allowed. */}}
 {{- define "persist-pubsub.validate" -}}
 {{- $v := .Values -}}
-{{- if gt (int64 $v.replicaCount) 1 -}}
-{{- fail (printf "replicaCount is %d; 0 or 1 is allowed: servers do not tell each other yet what they hear, so clients of one would miss what clients of another write" (int64 $v.replicaCount)) -}}
-{{- end -}}
 {{- $window := index $v.settings "drain-window" -}}
 {{- $timeout := index $v.settings "drain-timeout" -}}
 {{- if or (not $window) (not $timeout) -}}
@@ -12,13 +9,20 @@
 {{- if gt (include "persist-pubsub.millis" $window | int64) (include "persist-pubsub.millis" $timeout | int64) -}}
 {{- fail (printf "settings.drain-window is %s; at most settings.drain-timeout (%s) is allowed" $window $timeout) -}}
 {{- end -}}
+{{- include "persist-pubsub.validateBackplane" . -}}
 {{- $limit := dig "limits" "memory" "" $v.resources -}}
 {{- $log := index $v.settings "log-bytes-total" -}}
 {{- if and $limit $log -}}
 {{- $has := include "persist-pubsub.mebibytes" $limit | int64 -}}
 {{- $needs := add (include "persist-pubsub.mebibytes" $log | int64) 128 -}}
+{{- $queue := "" -}}
+{{- if $v.backplane.urls -}}
+{{- $bytes := index $v.settings "backplane-queue-bytes" | default "64MiB" -}}
+{{- $needs = add $needs (include "persist-pubsub.mebibytes" $bytes | int64) -}}
+{{- $queue = printf " and a queue to NATS of %s" (include "persist-pubsub.text" $bytes) -}}
+{{- end -}}
 {{- if and (ge $has 0) (lt $has $needs) -}}
-{{- fail (printf "resources.limits.memory is %s; with settings.log-bytes-total %s at least %dMi is needed, or the server is killed when its logs are full" $limit $log $needs) -}}
+{{- fail (printf "resources.limits.memory is %s; with settings.log-bytes-total %s%s at least %dMi is needed, or the server is killed when its logs are full" $limit $log $queue $needs) -}}
 {{- end -}}
 {{- end -}}
 {{- if and $v.stateFile.existingClaim (not $v.stateFile.enabled) -}}

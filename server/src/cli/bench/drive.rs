@@ -18,7 +18,7 @@ use super::pace::{Metronome, Pace};
 use super::peer::{Job, Peer, Phase, Speaker, buffer};
 use super::plan::Plan;
 use super::relay::Relay;
-use super::report::{Memory, Report};
+use super::report::{Memory, Process, Report};
 use super::v0::V0;
 use super::v1::V1;
 use super::{BenchArgs, Failure, Protocol};
@@ -33,12 +33,20 @@ const PROGRESS: Duration = Duration::from_secs(1);
 /// How long memory may take to come back when all have gone.
 const RETURN: Duration = Duration::from_secs(5);
 
+/// Data ports, as host:port: one server's, or those of two replicas.
+#[derive(Debug)]
+pub(super) struct Places {
+    pub(super) subscribe_at: String,
+    pub(super) publish_at: String,
+}
+
 /// A run under way.
 struct Run<'a> {
     args: &'a BenchArgs,
     load: Rc<Load>,
     meter: &'a Meter,
-    memory: Memory,
+    /// Of each process that is measured.
+    memory: Vec<Memory>,
     /// Ctrl-C came.
     interrupted: bool,
 }
@@ -46,7 +54,7 @@ struct Run<'a> {
 pub(super) async fn run(
     args: &BenchArgs,
     plan: Plan,
-    address: &str,
+    places: &Places,
     meter: &Meter,
 ) -> Result<Report, Failure> {
     let load = Load::new(plan, args.window)?;
@@ -54,21 +62,23 @@ pub(super) async fn run(
         args,
         load: Rc::clone(&load),
         meter,
-        memory: Memory::default(),
+        memory: Vec::new(),
         interrupted: false,
     };
-    run.memory.before = run.usage().await?.resident;
+    run.look(|memory, resident| memory.before = resident)
+        .await?;
     let (phase, heard) = watch::channel(Phase::Connect);
     let stop = Arc::new(AtomicBool::new(false));
     let began = Instant::now();
-    run.connect(address, &heard, &stop).await?;
+    run.connect(places, &heard, &stop).await?;
     let connections = load.plan.publishers + load.plan.subscribers + load.plan.stalled;
     run.until("every connection to be answered", || {
         load.ready.get() >= connections
     })
     .await?;
     let connect = began.elapsed();
-    run.memory.connected = run.usage().await?.resident;
+    run.look(|memory, resident| memory.connected = resident)
+        .await?;
 
     let began = Instant::now();
     let _ = phase.send(Phase::Subscribe);
@@ -78,7 +88,8 @@ pub(super) async fn run(
     })
     .await?;
     let subscribe = began.elapsed();
-    run.memory.subscribed = run.usage().await?.resident;
+    run.look(|memory, resident| memory.subscribed = resident)
+        .await?;
 
     let _ = phase.send(Phase::Push);
     let _metronome = args
@@ -88,7 +99,7 @@ pub(super) async fn run(
     let warm = load.counts.get();
     load.latencies.borrow_mut().reset();
     load.latest_push.set(0);
-    let (usage, own, began) = (run.usage().await?, own_cpu(), Instant::now());
+    let (usage, own, began) = (meter.read().await?, own_cpu(), Instant::now());
     run.pass(args.duration).await?;
     let pushing = began.elapsed();
     stop.store(true, Ordering::Relaxed);
@@ -96,10 +107,11 @@ pub(super) async fn run(
     run.settle().await?;
     let took = began.elapsed();
     let own = own_cpu().saturating_sub(own);
-    let after = run.usage().await?;
-    run.memory.loaded = after.resident;
+    let after = run
+        .look(|memory, resident| memory.loaded = resident)
+        .await?;
     drop((phase, heard));
-    run.memory.gone = run.after_all().await?;
+    run.after_all().await?;
 
     let counts = load.counts.get();
     let latencies = load.latencies.borrow().clone();
@@ -114,8 +126,15 @@ pub(super) async fn run(
         pushing,
         took,
         own,
-        server: (!matches!(meter, Meter::Nowhere))
-            .then(|| (after.cpu.saturating_sub(usage.cpu), run.memory)),
+        processes: usage
+            .iter()
+            .zip(&after)
+            .zip(run.memory)
+            .map(|((before, after), memory)| Process {
+                cpu: after.cpu.saturating_sub(before.cpu),
+                memory,
+            })
+            .collect(),
         interrupted: run.interrupted,
         connections,
         subscriptions: wanted,
@@ -126,7 +145,7 @@ pub(super) async fn run(
 impl Run<'_> {
     async fn connect(
         &self,
-        address: &str,
+        places: &Places,
         phase: &watch::Receiver<Phase>,
         stop: &Arc<AtomicBool>,
     ) -> Result<(), Failure> {
@@ -144,6 +163,10 @@ impl Run<'_> {
         let subscribers = (0..plan.subscribers).map(|index| Job::Subscriber { index });
         let stalled = (0..plan.stalled).map(|_| Job::Stalled);
         for (n, job) in publishers.chain(subscribers).chain(stalled).enumerate() {
+            let address = match &job {
+                Job::Publisher { .. } => &places.publish_at,
+                Job::Subscriber { .. } | Job::Stalled => &places.subscribe_at,
+            };
             let stream = TcpStream::connect(address)
                 .await
                 .map_err(|e| format!("cannot reach {address}: {e}"))?;
@@ -190,8 +213,14 @@ impl Run<'_> {
         tokio::task::spawn_local(peer.run());
     }
 
-    async fn usage(&self) -> Result<Usage, Failure> {
-        Ok(self.meter.read().await?.unwrap_or_default())
+    /// Remembers how much memory each process has now.
+    async fn look(&mut self, remember: impl Fn(&mut Memory, u64)) -> Result<Vec<Usage>, Failure> {
+        let usages = self.meter.read().await?;
+        self.memory.resize(usages.len(), Memory::default());
+        for (memory, usage) in self.memory.iter_mut().zip(&usages) {
+            remember(memory, usage.resident);
+        }
+        Ok(usages)
     }
 
     fn check(&self) -> Result<(), Failure> {
@@ -226,8 +255,8 @@ impl Run<'_> {
                 _ = tokio::signal::ctrl_c() => self.interrupted = true,
                 _ = looks.tick() => {
                     self.check()?;
-                    let resident = self.usage().await?.resident;
-                    self.memory.peak = self.memory.peak.max(resident);
+                    self.look(|memory, resident| memory.peak = memory.peak.max(resident))
+                        .await?;
                     progress.show(&self.load, end.saturating_duration_since(Instant::now()));
                 }
             }
@@ -255,21 +284,24 @@ impl Run<'_> {
 
     /// The server's memory when the connections have gone, once it does not
     /// change any more.
-    async fn after_all(&self) -> Result<u64, Failure> {
-        let mut last = self.usage().await?.resident;
+    async fn after_all(&mut self) -> Result<(), Failure> {
         let end = Instant::now() + RETURN;
-        let mut same = 0;
-        while last > 0 && same < 4 && Instant::now() < end {
-            tokio::time::sleep(LOOK).await;
-            let now = self.usage().await?.resident;
+        let (mut last, mut same) = (u64::MAX, 0);
+        while same < 4 && Instant::now() < end {
+            let usages = self.look(|memory, resident| memory.gone = resident).await?;
+            if usages.is_empty() {
+                break;
+            }
+            let now = usages.iter().map(|usage| usage.resident).sum::<u64>();
             same = if now.abs_diff(last) <= last / 100 {
                 same + 1
             } else {
                 0
             };
             last = now;
+            tokio::time::sleep(LOOK).await;
         }
-        Ok(last)
+        Ok(())
     }
 }
 

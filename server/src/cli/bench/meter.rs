@@ -20,33 +20,38 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) enum Meter {
     Nowhere,
-    Process(u32),
+    Processes(Vec<u32>),
     /// The operators' port, as host:port.
     Metrics(String),
 }
 
 impl Meter {
-    pub(super) fn new(pid: Option<u32>, admin: Option<&str>) -> Result<Self, Failure> {
-        Ok(match (pid, admin) {
-            (Some(pid), _) => Self::Process(pid),
-            (None, Some(admin)) => Self::Metrics(target::authority("--admin", admin)?),
-            (None, None) => Self::Nowhere,
+    pub(super) fn new(pids: &[u32], admin: Option<&str>) -> Result<Self, Failure> {
+        Ok(match (pids, admin) {
+            ([], None) => Self::Nowhere,
+            ([], Some(admin)) => Self::Metrics(target::authority("--admin", admin)?),
+            (pids, _) => Self::Processes(pids.to_vec()),
         })
     }
 
-    pub(super) async fn read(&self) -> Result<Option<Usage>, Failure> {
+    /// Of each process, in the order in which they were named; of none if
+    /// nobody is asked.
+    pub(super) async fn read(&self) -> Result<Vec<Usage>, Failure> {
         match self {
-            Self::Nowhere => Ok(None),
-            Self::Process(pid) => Usage::of(&pid.to_string())
-                .map(Some)
-                .map_err(|e| format!("--pid {pid}: {e}").into()),
+            Self::Nowhere => Ok(Vec::new()),
+            Self::Processes(pids) => pids
+                .iter()
+                .map(|pid| {
+                    Usage::of(&pid.to_string()).map_err(|e| format!("--pid {pid}: {e}").into())
+                })
+                .collect(),
             Self::Metrics(address) => {
                 let page = tokio::time::timeout(PATIENCE, metrics(address))
                     .await
                     .map_err(|_| format!("{address} gives no metrics within {PATIENCE:?}"))??;
-                of_metrics(&page).map(Some).ok_or_else(|| {
-                    format!("{address} does not tell of its CPU time and memory").into()
-                })
+                let usage = of_metrics(&page)
+                    .ok_or_else(|| format!("{address} does not tell of its CPU time and memory"))?;
+                Ok(vec![usage])
             }
         }
     }

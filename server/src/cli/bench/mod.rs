@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::target::Server;
+use super::target::{self, Server};
 use super::{Failure, Format};
 use crate::units;
 
@@ -48,6 +48,9 @@ enum Protocol {
 pub(crate) struct BenchArgs {
     #[command(flatten)]
     server: Server,
+    /// Data port that those who publish connect to: another replica's, say; that of --server if not given
+    #[arg(long, value_name = "URL", env = "PERSIST_PUBSUB_PUBLISH_TO")]
+    publish_to: Option<String>,
     /// What to speak with it
     #[arg(long, env = "PERSIST_PUBSUB_WIRE", default_value = "v1")]
     wire: Protocol,
@@ -137,14 +140,15 @@ pub(crate) struct BenchArgs {
     /// How long the last diffs may take to arrive
     #[arg(long, value_name = "DURATION", value_parser = units::duration, env = "PERSIST_PUBSUB_SETTLE", default_value = "10s")]
     settle: Duration,
-    /// Process of the server, on this machine: its CPU time and memory are reported
+    /// Processes of the server, on this machine (replicas, and what is between them): their CPU time and memory are reported
     #[arg(
         long,
         value_name = "PID",
+        value_delimiter = ',',
         env = "PERSIST_PUBSUB_PID",
         conflicts_with = "admin"
     )]
-    pid: Option<u32>,
+    pid: Vec<u32>,
     /// Operators' port of the server, to ask for its CPU time (in whole seconds) and memory
     #[arg(long, value_name = "URL", env = "PERSIST_PUBSUB_ADMIN")]
     admin: Option<String>,
@@ -156,8 +160,16 @@ pub(crate) struct BenchArgs {
 /// Exits with a failure if diffs are missing, so that a script notices.
 pub(super) async fn run(args: BenchArgs) -> Result<(), Failure> {
     let plan = plan::Plan::new(&args)?;
-    let meter = meter::Meter::new(args.pid, args.admin.as_deref())?;
-    let address = args.server.authority()?;
+    let meter = meter::Meter::new(&args.pid, args.admin.as_deref())?;
+    let subscribe_at = args.server.authority()?;
+    let publish_at = match &args.publish_to {
+        None => subscribe_at.clone(),
+        Some(url) => target::authority("--publish-to", url)?,
+    };
+    let places = drive::Places {
+        subscribe_at,
+        publish_at,
+    };
     let format = args.format;
     // A thread of its own, with everything in it: no lock and no wake-up
     // between threads on the way of a diff.
@@ -166,7 +178,7 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), Failure> {
             .enable_all()
             .build()?;
         let local = tokio::task::LocalSet::new();
-        local.block_on(&runtime, drive::run(&args, plan, &address, &meter))
+        local.block_on(&runtime, drive::run(&args, plan, &places, &meter))
     })
     .await??;
     match format {

@@ -25,6 +25,29 @@ pub(super) struct Memory {
     pub(super) gone: u64,
 }
 
+impl Memory {
+    /// Of two processes together. Both peaks need not be of one moment: the
+    /// sum is at least what there was.
+    fn and(&self, other: &Self) -> Self {
+        Self {
+            before: self.before + other.before,
+            connected: self.connected + other.connected,
+            subscribed: self.subscribed + other.subscribed,
+            peak: self.peak + other.peak,
+            loaded: self.loaded + other.loaded,
+            gone: self.gone + other.gone,
+        }
+    }
+}
+
+/// What one process used.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Process {
+    /// Of its CPU time, while it was measured.
+    pub(super) cpu: Duration,
+    pub(super) memory: Memory,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Report {
@@ -42,8 +65,8 @@ pub(super) struct Report {
     pub(super) took: Duration,
     /// The generator's CPU time.
     pub(super) own: Duration,
-    /// The server's, and its memory.
-    pub(super) server: Option<(Duration, Memory)>,
+    /// Those of the server; none if it is not measured.
+    pub(super) processes: Vec<Process>,
     pub(super) interrupted: bool,
     pub(super) connections: usize,
     pub(super) subscriptions: usize,
@@ -71,10 +94,17 @@ impl Report {
     }
 
     /// Microseconds of the server's CPU for each delivery.
-    fn cpu_of_delivery(&self) -> Option<f64> {
-        let (cpu, _) = self.server?;
+    fn cpu_of_delivery(&self, cpu: Duration) -> f64 {
         let deliveries = self.counts.delivered.max(1);
-        Some(cpu.as_secs_f64() * 1e6 / float(deliveries))
+        cpu.as_secs_f64() * 1e6 / float(deliveries)
+    }
+
+    /// All processes together; None if nothing is measured.
+    fn server(&self) -> Option<Process> {
+        self.processes.iter().copied().reduce(|a, b| Process {
+            cpu: a.cpu + b.cpu,
+            memory: a.memory.and(&b.memory),
+        })
     }
 
     pub(super) fn json(&self) -> serde_json::Value {
@@ -108,18 +138,24 @@ impl Report {
             "latency_micros": latency,
             "latest_push_micros": self.latest_push.as_secs_f64() * 1e6,
             "generator_cpu_seconds": self.own.as_secs_f64(),
-            "server": self.server.map(|(cpu, memory)| json!({
-                "cpu_seconds": cpu.as_secs_f64(),
-                "cpu_micros_per_delivery": self.cpu_of_delivery(),
-                "resident_bytes": {
-                    "before": memory.before,
-                    "connected": memory.connected,
-                    "subscribed": memory.subscribed,
-                    "peak": memory.peak,
-                    "loaded": memory.loaded,
-                    "gone": memory.gone,
-                },
-            })),
+            "server": self.server().map(|all| self.process_json(&all)),
+            "processes": self.processes.iter().map(|one| self.process_json(one)).collect::<Vec<_>>(),
+        })
+    }
+
+    fn process_json(&self, process: &Process) -> serde_json::Value {
+        let Process { cpu, memory } = process;
+        json!({
+            "cpu_seconds": cpu.as_secs_f64(),
+            "cpu_micros_per_delivery": self.cpu_of_delivery(*cpu),
+            "resident_bytes": {
+                "before": memory.before,
+                "connected": memory.connected,
+                "subscribed": memory.subscribed,
+                "peak": memory.peak,
+                "loaded": memory.loaded,
+                "gone": memory.gone,
+            },
         })
     }
 
@@ -204,14 +240,14 @@ impl Report {
                 self.latest_push.as_secs_f64() * 1e6
             ),
         );
-        if let Some((cpu, memory)) = &self.server {
+        if let Some(Process { cpu, memory }) = self.server() {
             line(
                 "server",
                 format!(
                     "{:.2} s of CPU, {:.0} % of a core, {:.2} us for each delivery",
                     cpu.as_secs_f64(),
                     100.0 * cpu.as_secs_f64() / took,
-                    self.cpu_of_delivery().unwrap_or(0.0),
+                    self.cpu_of_delivery(cpu),
                 ),
             );
             let size = |bytes| ByteSize(bytes).to_string();
