@@ -299,7 +299,10 @@ async fn who_has_all_sessions_sends_some_of_v1_away() -> Verdict {
         leaving.spawn(async move {
             let told = peer.receiver().expect_draining("to be sent away").await?;
             let end = peer.receiver().expect_end("the end").await?;
-            Ok::<_, v1_peer::PeerError>((told.window_millis, end.code()))
+            Ok::<_, persist_pubsub_compat_tests::v0_peer::PeerError>((
+                told.window_millis,
+                end.code(),
+            ))
         });
     }
     for _ in 0..2 {
