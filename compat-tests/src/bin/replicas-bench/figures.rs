@@ -42,10 +42,10 @@ figures! {
     two_cpu, "us of CPU a delivery", "the same from one replica to the other: both replicas and NATS";
     publish, "us of CPU a diff", "one server: to take a diff, whoever subscribes";
     deliver, "us of CPU a delivery", "one server: to each subscriber";
-    forward, "us of CPU a diff", "a replica: more than `publish`, to forward it";
-    receive, "us of CPU a diff", "a replica: to take a diff from NATS, whoever subscribes";
-    nats_in, "us of CPU a diff", "NATS: to take one";
-    nats_out, "us of CPU a diff", "NATS: to give one to a replica";
+    forward, "us of CPU a diff", "a replica, as many as go: to forward it";
+    receive, "us of CPU a diff", "a replica, as many as go: to take a diff from NATS, whoever subscribes";
+    nats_in, "us of CPU a diff", "NATS, as many as go: to take one";
+    nats_out, "us of CPU a diff", "NATS, as many as go: to give one to a replica";
     link_rate, "diffs a second", "the most over the link of one replica to another, CPU permitting";
     idle_cpu, "us of CPU a second", "a replica without sessions, while 5,000 diffs a second are published elsewhere";
     idle_bytes, "bytes a second", "what NATS sends it meanwhile";

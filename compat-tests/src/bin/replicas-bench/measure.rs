@@ -21,6 +21,7 @@ pub(crate) async fn all(duration: Duration, interests: usize) -> Result<Figures,
     let mut figures = Figures::default();
     latency(&mut figures, duration).await?;
     work(&mut figures, duration).await?;
+    passing_on(&mut figures, duration).await?;
     link(&mut figures, duration).await?;
     without_interest(&mut figures, duration).await?;
     interest(&mut figures, interests).await?;
@@ -71,15 +72,30 @@ async fn work(figures: &mut Figures, duration: Duration) -> Result<(), Failure> 
     (figures.publish, figures.deliver) = apart(one.cpu_of_push(0), one_many.cpu_of_push(0));
     figures.one_cpu = one_many.number(&["server", "cpu_micros_per_delivery"]);
 
-    let two = Fleet::of(2).await?.bench(0, 1, &few).await?;
     let two_many = Fleet::of(2).await?.bench(0, 1, &many).await?;
-    figures.forward = two.cpu_of_push(0) - figures.publish;
-    figures.receive = apart(two.cpu_of_push(1), two_many.cpu_of_push(1)).0;
     figures.two_cpu = two_many.number(&["server", "cpu_micros_per_delivery"]);
+    Ok(())
+}
 
+/// What comes together on a replica's one link, and at NATS, comes many at a
+/// time where it matters: so this is measured with as many as go. (A session's
+/// diffs come one by one however many sessions there are.)
+async fn passing_on(figures: &mut Figures, duration: Duration) -> Result<(), Failure> {
+    let saturated = |subscribers| {
+        let mut flags = load(subscribers, duration);
+        flags.retain(|flag| !flag.starts_with("--rate"));
+        flags
+    };
+    let (few, many) = (saturated(1), saturated(MANY));
+    let one = Fleet::alone().await?.bench(0, 0, &few).await?;
+    let one_many = Fleet::alone().await?.bench(0, 0, &many).await?;
+    let (_, deliver) = apart(one.cpu_of_push(0), one_many.cpu_of_push(0));
     // Nobody at another replica wants what is published.
     let unwanted = Fleet::of(2).await?.bench(0, 0, &few).await?;
+    figures.forward = unwanted.cpu_of_push(0) - one.cpu_of_push(0);
     figures.nats_in = unwanted.cpu_of_push(2);
+    let two = Fleet::of(2).await?.bench(0, 1, &few).await?;
+    figures.receive = two.cpu_of_push(1) - deliver;
     figures.nats_out = two.cpu_of_push(2) - figures.nats_in;
     Ok(())
 }
