@@ -44,6 +44,8 @@ struct Honest {
     shard: ShardId,
     sessions: Vec<Watched>,
     seqno: u64,
+    /// How many of the diffs are each session's own.
+    own: Vec<u64>,
 }
 
 impl Honest {
@@ -56,33 +58,43 @@ impl Honest {
             session.answered().await?;
             sessions.push(session);
         }
-        let seqno = 0;
         Ok(Self {
             truth,
             shard,
+            seqno: 0,
+            own: vec![0; sessions.len()],
             sessions,
-            seqno,
         })
+    }
+
+    /// One of them writes the next diff.
+    async fn write(&mut self, writer: usize) -> Verdict {
+        self.seqno += 1;
+        self.own[writer] += 1;
+        let (shard, seqno) = (self.shard, self.seqno);
+        let diff = Bytes::from(format!("diff {seqno}"));
+        self.truth.lock().commit(shard, seqno, Some(seqno), diff);
+        Ok(self.sessions[writer].publish(shard, seqno).await?)
+    }
+
+    /// Everybody has heard every diff of the others, as a diff; and so many
+    /// gaps.
+    async fn have_heard_all(&self, gaps: Option<u64>) -> Verdict {
+        for (session, own) in self.sessions.iter().zip(&self.own) {
+            let owed = self.seqno - own;
+            let all = |w: &Witness| w.heard().0 >= owed;
+            session.until("every diff of the others", all).await?;
+            let heard = session.witness().heard();
+            assert_eq!(heard, (owed, gaps.unwrap_or(heard.1)), "diffs and gaps");
+        }
+        Ok(())
     }
 
     /// The next diff reaches everybody as a diff, and there is no gap.
     async fn are_served(&mut self) -> Verdict {
-        self.seqno += 1;
-        let (shard, seqno) = (self.shard, self.seqno);
-        let diff = Bytes::from(format!("diff {seqno}"));
-        self.truth.lock().commit(shard, seqno, Some(seqno), diff);
-        let writer = usize::try_from(seqno)? % self.sessions.len();
-        self.sessions[writer].publish(shard, seqno).await?;
-        let heard = |w: &Witness| w.heard();
-        for (n, session) in self.sessions.iter().enumerate() {
-            // Its own are not sent to a session.
-            let own = (1..=seqno).filter(|at| *at % 3 == n as u64).count() as u64;
-            let all = |w: &Witness| heard(w).0 >= seqno - own;
-            session.until("every diff of the others", all).await?;
-            let seen = heard(&session.witness());
-            assert_eq!(seen, (seqno - own, 0), "diffs and gaps of {n}");
-        }
-        Ok(())
+        self.write(usize::try_from(self.seqno)? % self.sessions.len())
+            .await?;
+        self.have_heard_all(Some(0)).await
     }
 }
 
@@ -184,18 +196,9 @@ async fn absurd_bytes_mislead_nobody() -> Verdict {
     stranger.flush().await?;
     // It is told, and moves nothing: what follows comes as it should.
     for _ in 0..30 {
-        honest.seqno += 1;
-        let diff = Bytes::from(format!("diff {}", honest.seqno));
-        let (shard, seqno) = (honest.shard, honest.seqno);
-        honest.truth.lock().commit(shard, seqno, Some(seqno), diff);
-        honest.sessions[0].publish(shard, seqno).await?;
+        honest.write(0).await?;
     }
-    let last = honest.seqno;
-    for session in &honest.sessions[1..] {
-        let before = session.witness().heard().0;
-        let told = |w: &Witness| w.heard().0 >= before.max(last - last / 3 - 30);
-        session.until("what is true", told).await?;
-    }
+    honest.have_heard_all(None).await?;
     for session in &honest.sessions {
         session.settle().await?;
     }
@@ -229,7 +232,8 @@ async fn overhear(
     stranger.flush().await?;
     let mut overheard = Overheard::new();
     let every = ["ask", "diff", "heads", "replica", "to.re"];
-    let listening = async {
+    // Boxed: a whole connect is in it.
+    let listening = Box::pin(async {
         let mut round = 0;
         while every.iter().any(|kind| !overheard.contains_key(*kind)) {
             // A shard that nobody has asked for: a question to all.
@@ -252,7 +256,7 @@ async fn overhear(
             }
         }
         Ok::<_, Failure>(())
-    };
+    });
     within("something of each kind to be overheard", listening).await??;
     // Probes say nothing.
     for messages in overheard.values_mut() {

@@ -45,11 +45,14 @@ impl Order {
     pub(in crate::topic) fn take_up(&mut self, head: u64, now: Instant) {
         let next = head.saturating_add(1);
         if self.released.is_none() {
+            // Nothing below is known to have been: what comes far below it may
+            // be the true run, and is doubted and told, not a duplicate.
             self.origin = next;
+        } else {
+            self.floor = self.floor.max(next);
         }
         self.advance(next, now);
         self.holes = Ranges::default();
-        self.floor = self.floor.max(next);
     }
 
     /// Whether a seqno is too far from the run to be believed on its own.
