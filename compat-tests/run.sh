@@ -176,6 +176,8 @@ step 'upgrade drill, short'
 "${drill[@]}" --safety-only --step=700ms --server-flag=--reorder-window=5s
 step 'upgrade drill, short, with processes that linger and are fenced out'
 "${drill[@]}" --safety-only --step=700ms --server-flag=--reorder-window=5s --variant=linger
+step 'upgrade drill, short, with three replicas, and processes that linger'
+"${drill[@]}" --safety-only --step=700ms --server-flag=--reorder-window=5s --replicas=3 --variant=linger
 
 for release in compat-tests/releases/*/; do
     release=$(basename "$release")

@@ -86,7 +86,7 @@ async fn it_lets_in_whom_it_should() -> Verdict {
         return Ok(());
     }
     let enters = async |nats: &Nats, options: ConnectOptions| {
-        let entering = options.connect(nats.url());
+        let entering = Box::pin(options.connect(nats.url()));
         within("NATS' answer", entering)
             .await
             .is_ok_and(|it| it.is_ok())

@@ -133,8 +133,8 @@ impl Service {
                 .map(|nats| format!("--backplane={}", nats.url())),
         );
         let mut servers = Vec::new();
-        for _ in 0..replicas.max(1) {
-            servers.push(Child::start(&flags).await?);
+        for number in 0..replicas.max(1) {
+            servers.push(server(&flags, number).await?);
         }
         let at = [0, 1, 2, 3].map(|place| place % servers.len());
         let to = at.map(|server| servers[server].addresses().listen);
@@ -224,18 +224,18 @@ impl Service {
     /// # Errors
     /// It does not start, or the old one does not end as it should.
     pub async fn restart(&mut self) -> Result<Vec<Place>, Failure> {
-        let server = self.next();
-        let new = Child::start(&self.flags).await?;
-        let mut old = std::mem::replace(&mut self.servers[server], new);
+        let replaced = self.next();
+        let new = server(&self.flags, replaced).await?;
+        let mut old = std::mem::replace(&mut self.servers[replaced], new);
         self.know(self.servers.len()).await?;
         self.has_switched();
-        self.lead(|place| self.at[place] == server);
+        self.lead(|it| self.at[it] == replaced);
         old.terminate().await?;
         let status = old.wait().await?;
         if !status.success() {
             return Err(format!("the old server ended with {status}:\n{}", old.log()).into());
         }
-        Ok(self.at_server(server))
+        Ok(self.at_server(replaced))
     }
 
     /// A server is killed, and then another one started. Who was there comes
@@ -244,11 +244,11 @@ impl Service {
     /// # Errors
     /// It does not start.
     pub async fn kill(&mut self) -> Result<Vec<Place>, Failure> {
-        let server = self.next();
-        let concerned = self.at_server(server);
-        self.servers[server].signal("KILL").await?;
-        self.servers[server].wait().await?;
-        let others = (0..self.servers.len()).filter(|it| *it != server);
+        let killed = self.next();
+        let concerned = self.at_server(killed);
+        self.servers[killed].signal("KILL").await?;
+        self.servers[killed].wait().await?;
+        let others = (0..self.servers.len()).filter(|it| *it != killed);
         if let Some(other) = others.min_by_key(|it| self.at_server(*it).len()) {
             let moves = |place: usize| concerned.contains(&PLACES[place]);
             (0..PLACES.len())
@@ -256,10 +256,10 @@ impl Service {
                 .for_each(|it| self.at[it] = other);
             self.lead(moves);
         }
-        self.servers[server] = Child::start(&self.flags).await?;
+        self.servers[killed] = server(&self.flags, killed).await?;
         self.know(self.servers.len() - 1).await?;
         self.has_switched();
-        self.lead(|place| self.at[place] == server);
+        self.lead(|it| self.at[it] == killed);
         Ok(concerned)
     }
 
@@ -330,6 +330,12 @@ impl Service {
     pub fn mend(&self, generation: u64) {
         self.lead(|place| PLACES[place].0 == generation);
     }
+}
+
+/// Starts a server; where there are several, by their numbers.
+async fn server(flags: &[String], number: usize) -> Result<Child, Failure> {
+    let name = format!("--replica-name=replica-{number}");
+    Ok(Child::start(&[flags, &[name]].concat()).await?)
 }
 
 /// What a command printed, if it ended well.

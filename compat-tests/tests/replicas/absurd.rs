@@ -229,7 +229,8 @@ async fn overhear(
     stranger.flush().await?;
     let mut overheard = Overheard::new();
     let every = ["ask", "diff", "heads", "replica", "to.re"];
-    let listening = async {
+    // Boxed: a whole connect is in it.
+    let listening = Box::pin(async {
         let mut round = 0;
         while every.iter().any(|kind| !overheard.contains_key(*kind)) {
             // A shard that nobody has asked for: a question to all.
@@ -252,7 +253,7 @@ async fn overhear(
             }
         }
         Ok::<_, Failure>(())
-    };
+    });
     within("something of each kind to be overheard", listening).await??;
     // Probes say nothing.
     for messages in overheard.values_mut() {

@@ -2,9 +2,6 @@
 //! misses nothing: neither what was written before, nor what is written in the
 //! moment in which NATS learns that this replica wants it too.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use bytes::Bytes;
 use persist_pubsub_compat_tests::nats::conf::Conf;
 use persist_pubsub_compat_tests::nats::{self, Nats};
@@ -12,16 +9,18 @@ use persist_pubsub_compat_tests::recording::Push;
 use persist_pubsub_compat_tests::replicas::Replicas;
 use persist_pubsub_compat_tests::v0_peer::Peer;
 use persist_pubsub_compat_tests::v0_reader::Reader;
+use persist_pubsub_compat_tests::v1_peer;
 use persist_pubsub_compat_tests::wait::until;
 use persist_pubsub_compat_tests::watched::{SharedTruth, Watched};
 use persist_pubsub_proto::ShardId;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::super::{Failure, Verdict, shards};
 use super::stage::whole;
 
 /// Joins of a wire version, each of a shard that its replica does not have yet.
-const ROUNDS: u64 = 80;
+const ROUNDS: usize = 80;
 /// Diffs that are heard after each.
 const HEARD: u64 = 30;
 /// Every replica waits for what another has, however busy the machine is.
@@ -31,12 +30,13 @@ const PATIENT: [&str; 3] = [
     "--v0-replay-window=60s",
 ];
 
-/// Writes one shard as fast as it goes, until it is told to write the next.
+/// Writes one shard as fast as its server takes it, until it is told to write
+/// the next.
 struct Writer {
     truth: SharedTruth,
-    at: Arc<AtomicU64>,
+    at: watch::Sender<usize>,
     shards: Vec<ShardId>,
-    task: JoinHandle<Result<(), String>>,
+    task: JoinHandle<()>,
 }
 
 impl Drop for Writer {
@@ -45,24 +45,35 @@ impl Drop for Writer {
     }
 }
 
+/// Diffs that a writer has under way at most.
+const AHEAD: u64 = 32;
+
 impl Writer {
     async fn start(url: &str, shards: Vec<ShardId>) -> Result<Self, Failure> {
         let truth = SharedTruth::default();
-        let session = Watched::connect(url, "writer", &truth).await?;
-        let at = Arc::new(AtomicU64::new(0));
-        let (all, now, committed) = (shards.clone(), Arc::clone(&at), truth.clone());
+        let mut session = v1_peer::Peer::connect(url, "writer").await?;
+        let at = watch::Sender::new(0);
+        let (all, now, committed) = (shards.clone(), at.subscribe(), truth.clone());
         let task = tokio::spawn(async move {
-            let mut seqno = 0_u64;
-            let mut before = None;
+            let (mut shard, mut seqno) = (all[0], 0_u64);
             loop {
-                let shard = all[usize::try_from(now.load(Ordering::Relaxed)).unwrap_or(0)];
-                seqno = if before == Some(shard) { seqno + 1 } else { 1 };
-                before = Some(shard);
-                let diff = Bytes::from(seqno.to_be_bytes().to_vec());
-                committed.lock().commit(shard, seqno, Some(seqno), diff);
-                let published = session.publish(shard, seqno).await;
-                published.map_err(|gone| gone.to_string())?;
-                tokio::task::yield_now().await;
+                let next = all[*now.borrow()];
+                seqno = if next == shard { seqno + 1 } else { 1 };
+                shard = next;
+                let diff = Bytes::from(vec![seqno.to_le_bytes()[0]; 200]);
+                let nanos = Some(seqno);
+                committed.lock().commit(shard, seqno, nanos, diff.clone());
+                let published = session.sender().publish(shard, seqno, seqno, diff).await;
+                let mut ended = published.is_err();
+                if seqno.is_multiple_of(AHEAD) {
+                    ended |= session.sender().unsubscribe(seqno, &[]).await.is_err();
+                    let taken = session.receiver().expect_unsubscribed("an answer").await;
+                    ended |= taken.is_err();
+                }
+                if ended {
+                    // Whoever waits for what it writes says so.
+                    return println!("the writer's session has ended at {seqno} of {shard}");
+                }
             }
         });
         Ok(Self {
@@ -75,9 +86,9 @@ impl Writer {
 
     /// Writes another shard from now on, which already has so many diffs when
     /// this returns: its id, and how far it is.
-    async fn writes(&self, round: u64, diffs: u64) -> Result<(ShardId, u64), Failure> {
-        self.at.store(round, Ordering::Relaxed);
-        let shard = self.shards[usize::try_from(round)?];
+    async fn writes(&self, round: usize, diffs: u64) -> Result<(ShardId, u64), Failure> {
+        self.at.send_replace(round);
+        let shard = self.shards[round];
         let head = until("the writer to have written", async || {
             self.head(shard).filter(|&head| head >= diffs)
         });
@@ -96,9 +107,9 @@ async fn a_v1_join_under_a_writer_at_another_replica_has_no_hole() -> Verdict {
     }
     let nats = Nats::start(&Conf::default()).await?;
     let replicas = Replicas::start(&[nats.address()], 3, &PATIENT).await?;
-    let writer = Writer::start(&replicas.one(0).url(), shards(0x11, ROUNDS)).await?;
+    let writer = Writer::start(&replicas.one(0).url(), shards(0x11, ROUNDS as u64)).await?;
     for round in 0..ROUNDS {
-        let (shard, head) = writer.writes(round, 1 + round % 40).await?;
+        let (shard, head) = writer.writes(round, 1 + round as u64 % 40).await?;
         let at = replicas.one(1 + usize::from(round % 2 == 1));
         let name = format!("joins-{round}");
         let mut session = Watched::connect(&at.url(), &name, &writer.truth).await?;
@@ -134,9 +145,9 @@ async fn a_v0_join_under_a_writer_at_another_replica_has_no_hole() -> Verdict {
     }
     let nats = Nats::start(&Conf::default()).await?;
     let replicas = Replicas::start(&[nats.address()], 3, &PATIENT).await?;
-    let writer = Writer::start(&replicas.one(0).url(), shards(0x10, ROUNDS)).await?;
+    let writer = Writer::start(&replicas.one(0).url(), shards(0x10, ROUNDS as u64)).await?;
     for round in 0..ROUNDS {
-        let (shard, _) = writer.writes(round, 1 + round % 40).await?;
+        let (shard, _) = writer.writes(round, 1 + round as u64 % 40).await?;
         let at = replicas.one(1 + usize::from(round % 2 == 1));
         let reader = Reader::connect(&at.url(), &format!("joins-{round}")).await?;
         // As deployed readers do: first the state, then the subscription.
