@@ -81,6 +81,10 @@ pub(crate) struct Order {
     /// The holes below `floor`, as many of the highest as are kept: what comes
     /// there and is in none of them is taken for a duplicate.
     holes: Ranges,
+    /// From here up to there, nobody was told of holes: they were passed when
+    /// nobody was subscribed and another replica was further on, or lie in a
+    /// past that other replicas have filled in.
+    untold: (u64, u64),
     /// Counts what surfaced out of order below `released` or beside it: a
     /// cursor that has seen fewer has something to make up for.
     notices: u32,
@@ -114,6 +118,7 @@ impl Order {
             origin: 0,
             floor: 0,
             holes: Ranges::default(),
+            untold: (0, 0),
             notices: 0,
             last_late: 0,
             rivals: None,

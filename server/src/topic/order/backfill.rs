@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use super::{Order, Verdict};
 use crate::topic::TopicLimits;
-use crate::topic::log::{Entry, Ranges};
+use crate::topic::log::Entry;
 
 impl Order {
     /// Puts a diff into its place below everything that this order has let
@@ -19,7 +19,9 @@ impl Order {
     ) -> Option<Verdict> {
         let released = self.released?;
         let seqno = entry.seqno;
-        let past = seqno < self.origin || (seqno < self.floor && !self.holes.contains(seqno));
+        let untold = self.untold.0 <= seqno && seqno < self.untold.1;
+        let evicted = seqno < self.floor && !self.holes.contains(seqno);
+        let past = seqno < self.origin || untold || evicted;
         if seqno >= released || !past || entry.diff.is_none() {
             return None;
         }
@@ -30,9 +32,8 @@ impl Order {
             && self.log.bytes() + entry.cost() <= limits.log_bytes;
         if room {
             if seqno < self.origin {
-                // What else belongs there is as unknown as what was evicted.
-                self.holes.forget_below(self.origin);
-                self.floor = self.floor.max(self.origin);
+                // Nor was anybody told of what else belongs there.
+                self.untold = (seqno, self.untold.1.max(self.origin));
                 self.origin = seqno;
             }
             self.log.insert(entry);
@@ -41,18 +42,16 @@ impl Order {
     }
 
     /// Takes the run up behind `head`, whatever is missing up to there: for an
-    /// order that nobody reads. What other replicas have of it is a past then.
+    /// order that nobody reads. What other replicas have of it is a past then;
+    /// what is published here is late, or doubted, as always: the head may be
+    /// one client's lie.
     pub(in crate::topic) fn take_up(&mut self, head: u64, now: Instant) {
         let next = head.saturating_add(1);
-        if self.released.is_none() {
-            // Nothing below is known to have been: what comes far below it may
-            // be the true run, and is doubted and told, not a duplicate.
-            self.origin = next;
-        } else {
-            self.floor = self.floor.max(next);
+        match self.released {
+            None => self.origin = next,
+            Some(released) => self.untold = (released, next),
         }
         self.advance(next, now);
-        self.holes = Ranges::default();
     }
 
     /// Whether a seqno is too far from the run to be believed on its own.

@@ -120,6 +120,30 @@ fn a_head_is_taken_up_where_nobody_waits_and_told_where_somebody_does() {
     assert!(!take_up(&bench, 40), "who waits is told of a gap");
 }
 
+/// A lie that another replica took for the shard's beginning, or within the
+/// jump, keeps nothing from who subscribes here. (Found by natsful.)
+#[test]
+fn a_head_that_is_a_lie_silences_nobody() {
+    let take_up = |bench: &Bench, head| bench.topic.take_up(head, bench.now, &bench.limits);
+    let mut bench = Bench::new();
+    assert!(take_up(&bench, 1 << 40));
+    let mut v1 = bench.v1();
+    assert_eq!(bench.publish(1), Verdict::Doubted);
+    assert_eq!(bench.read(&mut v1), [G(1, 1)]);
+    bench.asked([40, 41]);
+    assert_eq!(bench.publish(2), Verdict::Doubted);
+    assert_eq!(bench.read(&mut v1), [G(2, 2)]);
+
+    let mut bench = Bench::new();
+    bench.publish(5);
+    assert!(take_up(&bench, 905));
+    let (mut v0, mut v1) = (bench.v0(), bench.v1());
+    bench.read(&mut v0);
+    assert_eq!(bench.publish(6), Verdict::FilledLate);
+    assert_eq!(bench.read(&mut v0), [D(6)]);
+    assert_eq!(bench.read(&mut v1), [G(6, 6)]);
+}
+
 /// Nobody here follows the shard: what others have of it is worth more than
 /// what this replica's own publishers have said in passing.
 #[test]
