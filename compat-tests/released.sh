@@ -21,6 +21,11 @@ folder=$PWD/target/released/$version
     exit 1
 }
 
+# One builds; who comes meanwhile waits, and finds it built.
+mkdir -p "$folder"
+exec 9>"$folder.lock"
+flock 9
+
 stamp=$(cat "$release"/packages/*.crate "$release"/client.rs compat-tests/released.sh | sha256sum)
 if [[ -e $folder/stamp && $(<"$folder/stamp") == "$stamp" ]]; then exit; fi
 
