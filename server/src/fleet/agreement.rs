@@ -31,6 +31,7 @@ use crate::session::Shared;
 
 /// How long a replica may take to confirm that it holds a fence.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(5);
+
 /// Agrees.
 #[derive(Debug)]
 pub(crate) struct Agreement {
